@@ -1,0 +1,5 @@
+//! The `hatchery` command.
+
+fn main() -> std::process::ExitCode {
+    hatchery::cli::main()
+}

@@ -1,0 +1,1 @@
+//! The typed process layer: processes that wait for instructions, templates that are forked.

@@ -1,0 +1,6 @@
+//! The pre-fork server: listeners, the user's service, workers and their supervision.
+
+mod ids;
+mod message;
+
+pub use ids::{Generation, Slot, WorkerId};
