@@ -10,3 +10,21 @@ pub mod server;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+/// Makes this process a template if it was spawned as one, and returns in every other process.
+///
+/// Call it first in `main`, before any thread is started and any descriptor is opened: a template is a fresh
+/// image of this same program, and this call is where it learns so. In a template it never returns.
+///
+/// ```
+/// use hatchery::proc::Registry;
+///
+/// fn main() {
+///     let registry = Registry::new().run("worker", |_cx| Ok(()));
+///     hatchery::init(&registry);
+///     // The master goes on here; a template never comes to this line.
+/// }
+/// ```
+pub fn init(registry: &proc::Registry) {
+    proc::initialise(registry);
+}

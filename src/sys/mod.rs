@@ -2,3 +2,15 @@
 //!
 //! This is the only folder in which `unsafe` may stand; each block says why it is sound.
 #![allow(unsafe_code)]
+
+pub(crate) mod descriptors;
+pub(crate) mod exec;
+pub(crate) mod fork;
+pub(crate) mod memfd;
+pub(crate) mod pidfd;
+pub(crate) mod plugin;
+pub(crate) mod seqpacket;
+pub(crate) mod signals;
+pub(crate) mod spawn;
+pub(crate) mod threads;
+pub(crate) mod wait;

@@ -1,0 +1,91 @@
+//! The children of a waiting process: forked, watched, reaped, reported.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use super::exit::Exit;
+use super::failure::Failure;
+use super::message::Ticket;
+use super::obituary::Obituaries;
+use crate::sys::wait;
+
+/// What a process needs once it has children; nothing before that.
+#[derive(Default)]
+pub(crate) struct Children {
+    watch: Option<Watch>,
+    tickets: BTreeMap<Pid, Ticket>,
+    words: BTreeMap<i32, Failure>,
+}
+
+struct Watch {
+    exits: SignalFd,
+    obituaries: Obituaries,
+}
+
+impl Children {
+    /// Gets everything ready for one more child; its end for last words comes back.
+    pub(crate) fn prepare(&mut self) -> io::Result<OwnedFd> {
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            none => none.insert(Watch::new()?),
+        };
+        watch.obituaries.for_child()
+    }
+
+    pub(crate) fn add(&mut self, pid: Pid, ticket: Ticket) {
+        self.tickets.insert(pid, ticket);
+    }
+
+    /// Readable when a child may have ended.
+    pub(crate) fn signal_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(|watch| watch.exits.as_fd())
+    }
+
+    /// Reaps all that have ended.
+    pub(crate) fn reap(&mut self) -> Vec<(Ticket, Exit)> {
+        let Some(watch) = &self.watch else {
+            return Vec::new();
+        };
+        // Several deaths may be behind one signal, and none is lost: the signal is cleared before the reaping.
+        if !matches!(watch.exits.read_signal(), Ok(Some(_))) {
+            return Vec::new();
+        }
+        let mut ended = Vec::new();
+        while let Some(reaped) = wait::reap_any() {
+            let mut exit = Exit::from_reaped(&reaped, None);
+            if !exit.success() {
+                let found = watch.obituaries.collect();
+                self.words.extend(found.into_iter().map(|obituary| (obituary.pid, obituary.failure)));
+            }
+            exit.failure = self.words.remove(&reaped.pid.as_raw());
+            // What is not in the table is a subprocess that a called entry point has left behind.
+            if let Some(ticket) = self.tickets.remove(&reaped.pid) {
+                ended.push((ticket, exit));
+            }
+        }
+        ended
+    }
+
+    /// Goes on reaping, without reports, when the process is taken over by code that knows nothing of these children.
+    pub(crate) fn leave_to_themselves(self) -> io::Result<()> {
+        if self.tickets.is_empty() {
+            return Ok(());
+        }
+        wait::reap_in_background(self.tickets.into_keys().collect())
+    }
+}
+
+impl Watch {
+    fn new() -> io::Result<Watch> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let exits = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Watch { exits, obituaries: Obituaries::new()? })
+    }
+}

@@ -1,0 +1,377 @@
+//! A process as its master knows it: the conversation with it, what it has answered, how it ended.
+//!
+//! Every handle ([`Template`](super::Template), [`Process`](super::Process), [`Running`](super::Running)) holds
+//! a node. Callers send from their own thread as far as the socket takes it; the [hub](super::hub) sends the
+//! rest, receives the reports and wakes whoever waits (`traffic.rs`). A node holds the node of the process
+//! that forked it, because that one reaps it and tells its end.
+//!
+//! Locks are taken from parent to child, never the other way.
+
+mod traffic;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use nix::sys::epoll::EpollFlags;
+
+use self::traffic::Afterwards;
+use super::error::Error;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::hub::{Hub, Token};
+use super::message::{Command, ExecMessage, Ticket};
+use super::outbox::{Fork, Outbox};
+use crate::sys::pidfd;
+
+pub(crate) struct Node {
+    /// The process that forked this one lives as long as somebody asks for this one's end, which it reports.
+    /// None for a template that the master started itself.
+    _parent: Option<Arc<Node>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Called once: how the process ended, or why it never began.
+pub(crate) type OnExit = Box<dyn FnOnce(Result<Exit, Error>) + Send>;
+
+/// A born process: its pid, and a descriptor of exactly that process until its end is known.
+pub(crate) type Identity = (i32, Option<Arc<OwnedFd>>);
+
+#[derive(Default)]
+struct State {
+    link: Link,
+    /// The hub's watch over the link, and for which events.
+    watched: Option<(Token, EpollFlags)>,
+    outbox: Outbox,
+    /// The last ticket given out; 0 if the process was never asked for an answer.
+    tickets: Ticket,
+    children: HashMap<Ticket, Weak<Node>>,
+    syncs: HashMap<Ticket, Result<(), Failure>>,
+    handover: Handover,
+    birth: Birth,
+    exit: Option<Exit>,
+    /// The hub's watch over the pidfd.
+    exit_watched: Option<Token>,
+    on_exit: Vec<OnExit>,
+    /// A node that still has something to send lives on without handles …
+    unsent: Option<Arc<Node>>,
+    /// … and so does one whose end somebody wants to be told.
+    awaited: Option<Arc<Node>>,
+}
+
+/// The master's end of the conversation.
+#[derive(Default)]
+enum Link {
+    /// The fork that makes this process was not sent yet.
+    #[default]
+    Unborn,
+    Open(OwnedFd),
+    /// An entry point has the process: the socket is the user's.
+    Free(OwnedFd),
+    Taken,
+    Closed,
+}
+
+/// Whether the process was given to other code, and when its socket is free for the user.
+#[derive(Default, PartialEq, Eq, Clone, Copy)]
+enum Handover {
+    #[default]
+    No,
+    /// Nothing is to come from the process before the user's own messages: free once all is sent.
+    OnceSent,
+    /// Answers may still be on their way: free once the process says so.
+    OnceAnnounced,
+}
+
+/// What is known of the process's beginning.
+#[derive(Default)]
+enum Birth {
+    #[default]
+    Awaited,
+    Born(Identity),
+    Failed(Error),
+}
+
+impl Node {
+    fn new(parent: Option<Arc<Node>>, state: State) -> Arc<Node> {
+        Arc::new(Node { _parent: parent, state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    /// The node of a process that this process has just started: it waits for its end itself.
+    pub(crate) fn started(pid: i32, pidfd: OwnedFd, control: OwnedFd) -> Arc<Node> {
+        let birth = Birth::Born((pid, Some(Arc::new(pidfd))));
+        Node::new(None, State { link: Link::Open(control), birth, ..State::default() })
+    }
+
+    /// The node of a process whose conversation came from elsewhere; it is asked who it is.
+    pub(crate) fn adopted(control: OwnedFd, deadline: Instant) -> Result<Arc<Node>, Error> {
+        // The question counts as a ticket: an answer is expected.
+        let node = Node::new(None, State { link: Link::Open(control), tickets: 1, ..State::default() });
+        node.push("ask the process who it is", Command::Identify, Vec::new())?;
+        node.identity(Some(deadline))?;
+        node.watch_exit();
+        Ok(node)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn give_arg(&self, arg: Vec<u8>) -> Result<(), Error> {
+        let operation = "send an argument";
+        self.state().usable(operation)?.outbox.give_arg(arg).map_err(|error| Error::system(operation, error))
+    }
+
+    pub(crate) fn give_fd(&self, fd: OwnedFd) -> Result<(), Error> {
+        let operation = "send a descriptor";
+        self.state().usable(operation)?.outbox.give_fd(fd).map_err(|error| Error::system(operation, error))
+    }
+
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        operation: &'static str,
+        command: Command,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let mut state = self.state();
+        state.usable(operation)?.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
+        self.send(state)
+    }
+
+    pub(crate) fn fork(self: &Arc<Self>) -> Result<Arc<Node>, Error> {
+        let operation = "fork";
+        let mut state = self.state();
+        let ticket = state.usable(operation)?.next_ticket();
+        let child = Node::new(Some(Arc::clone(self)), State::default());
+        let fork = Fork { ticket, child: Arc::clone(&child) };
+        state.outbox.push_fork(fork).map_err(|error| Error::system(operation, error))?;
+        state.children.insert(ticket, Arc::downgrade(&child));
+        self.send(state)?;
+        Ok(child)
+    }
+
+    /// Gives the process to an entry point, and its socket to the user.
+    pub(crate) fn run(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let operation = "run an entry point";
+        let mut state = self.state();
+        let announce = state.usable(operation)?.tickets > 0;
+        let command = Command::Run { name: name.to_owned(), announce };
+        state.outbox.push(command, Vec::new()).map_err(|error| Error::system(operation, error))?;
+        state.handover = if announce { Handover::OnceAnnounced } else { Handover::OnceSent };
+        self.send(state)
+    }
+
+    /// Lets the process become another program; its conversation ends with it.
+    pub(crate) fn exec(self: &Arc<Self>, message: ExecMessage, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        let operation = "execute a program";
+        let mut state = self.state();
+        let command = Command::Exec(Box::new(message));
+        state.usable(operation)?.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
+        state.handover = Handover::OnceSent;
+        self.send(state)
+    }
+
+    /// Waits until everything that was sent has been carried out, or one of it has failed.
+    pub(crate) fn sync(self: &Arc<Self>, deadline: Option<Instant>) -> Result<(), Error> {
+        let operation = "carry out the instructions";
+        let ticket = self.state().usable(operation)?.next_ticket();
+        self.push(operation, Command::Sync { ticket }, Vec::new())?;
+        self.wait(operation, deadline, |state| match state.syncs.remove(&ticket) {
+            Some(outcome) => Some(outcome.map_err(Error::from)),
+            None => state.gone(operation).map(Err),
+        })
+    }
+
+    pub(crate) fn identity(&self, deadline: Option<Instant>) -> Result<Identity, Error> {
+        let operation = "learn the process's pid";
+        self.wait(operation, deadline, |state| match &state.birth {
+            Birth::Born(identity) => Some(Ok(identity.clone())),
+            Birth::Failed(error) => Some(Err(error.clone())),
+            Birth::Awaited => state.gone(operation).map(Err),
+        })
+    }
+
+    /// The error of an operation that needs the process alive.
+    pub(crate) fn ended_before(&self, operation: &'static str) -> Error {
+        Error::Gone { operation, exit: self.state().exit.clone().map(Box::new) }
+    }
+
+    /// Sends a signal to the process; one that has ended is no error.
+    pub(crate) fn kill(&self, signal: i32) -> Result<(), Error> {
+        let (_, Some(process)) = self.identity(None)? else {
+            return Ok(());
+        };
+        match pidfd::send_signal(process.as_fd(), signal) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                Err(Error::system("send a signal to the process", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn exit(&self, deadline: Option<Instant>) -> Result<Exit, Error> {
+        let operation = "see the process end";
+        self.wait(operation, deadline, |state| {
+            state.end().or_else(|| match state.birth {
+                Birth::Awaited => state.gone(operation).map(Err),
+                _ => None,
+            })
+        })
+    }
+
+    /// The end, if it is known by now.
+    pub(crate) fn exit_now(&self) -> Option<Result<Exit, Error>> {
+        self.state().end()
+    }
+
+    /// Calls back once, on the hub's thread or, if the end is known already, at once.
+    pub(crate) fn on_exit(self: &Arc<Self>, callback: OnExit) {
+        let mut state = self.state();
+        match state.end() {
+            Some(end) => {
+                drop(state);
+                callback(end);
+            }
+            None => {
+                state.on_exit.push(callback);
+                state.awaited = Some(Arc::clone(self));
+            }
+        }
+    }
+
+    /// The user's socket, once it is free.
+    pub(crate) fn take_socket(&self, deadline: Option<Instant>) -> Result<OwnedFd, Error> {
+        let operation = "take the process's socket";
+        self.wait(operation, deadline, |state| match std::mem::replace(&mut state.link, Link::Taken) {
+            Link::Free(socket) => Some(Ok(socket)),
+            Link::Taken => Some(Err(Error::SocketTaken { operation })),
+            other => {
+                state.link = other;
+                match &state.birth {
+                    Birth::Failed(error) => Some(Err(error.clone())),
+                    _ => state.gone(operation).map(Err),
+                }
+            }
+        })
+    }
+
+    /// The conversation itself, to be passed on; nothing is under way on it after a sync.
+    pub(crate) fn take_conversation(self: &Arc<Self>, deadline: Instant) -> Result<OwnedFd, Error> {
+        let operation = "pass the process on";
+        self.sync(Some(deadline))?;
+        let mut state = self.state();
+        state.usable(operation)?.unwatch();
+        match std::mem::replace(&mut state.link, Link::Taken) {
+            Link::Open(socket) => Ok(socket),
+            other => {
+                state.link = other;
+                Err(Error::Gone { operation, exit: state.exit.clone().map(Box::new) })
+            }
+        }
+    }
+
+    /// Waits until `check` has an answer.
+    fn wait<T>(
+        &self,
+        operation: &'static str,
+        deadline: Option<Instant>,
+        mut check: impl FnMut(&mut State) -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut state = self.state();
+        loop {
+            if let Some(answer) = check(&mut state) {
+                return answer;
+            }
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(left) if left.is_zero() => return Err(Error::TimedOut { operation }),
+                Some(left) => {
+                    let (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+                    state
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Sends what can be sent now, and does what follows from it once no lock is held.
+    fn send(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<(), Error> {
+        let mut after = Afterwards::default();
+        let sent = self.send_all(&mut state, &mut after);
+        drop(state);
+        self.changed.notify_all();
+        after.carry_out();
+        sent
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = match &self.state().birth {
+            Birth::Born((pid, _)) => Some(*pid),
+            _ => None,
+        };
+        f.debug_struct("Node").field("pid", &pid).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn next_ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// This state, if instructions can still be sent to the process.
+    fn usable(&mut self, operation: &'static str) -> Result<&mut State, Error> {
+        match (&self.birth, &self.link, self.handover) {
+            (Birth::Failed(error), ..) => Err(error.clone()),
+            (_, Link::Unborn | Link::Open(_), Handover::No) => Ok(self),
+            _ => Err(Error::Gone { operation, exit: self.exit.clone().map(Box::new) }),
+        }
+    }
+
+    /// The error of whoever waits for a process that will say nothing more.
+    fn gone(&self, operation: &'static str) -> Option<Error> {
+        // Of a process that was there the exit comes soon, and makes the better error.
+        let is_gone = match self.birth {
+            Birth::Born(_) => self.exit.is_some(),
+            _ => matches!(self.link, Link::Closed) || self.exit.is_some(),
+        };
+        is_gone.then(|| Error::Gone { operation, exit: self.exit.clone().map(Box::new) })
+    }
+
+    /// How it ended, or why it never began.
+    fn end(&self) -> Option<Result<Exit, Error>> {
+        match (&self.exit, &self.birth) {
+            (Some(exit), _) => Some(Ok(exit.clone())),
+            (None, Birth::Failed(error)) => Some(Err(error.clone())),
+            (None, _) => None,
+        }
+    }
+
+    fn unwatch(&mut self) {
+        if let (Some((token, _)), Link::Open(socket), Ok(hub)) = (self.watched.take(), &self.link, Hub::get()) {
+            hub.forget(token, socket);
+        }
+    }
+
+    /// What was needed to see the end is needed no more.
+    fn unwatch_exit(&mut self) {
+        let (token, Birth::Born((_, pidfd))) = (self.exit_watched.take(), &mut self.birth) else {
+            return;
+        };
+        if let (Some(token), Some(pidfd), Ok(hub)) = (token, pidfd.take(), Hub::get()) {
+            hub.forget(token, pidfd.as_fd());
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.unwatch();
+        state.unwatch_exit();
+    }
+}

@@ -1,0 +1,280 @@
+//! A node's traffic: letters out, reports in, and what each report changes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::{Birth, Handover, Identity, Link, Node, OnExit, State};
+use crate::proc::channel::{self, Received};
+use crate::proc::error::Error;
+use crate::proc::exit::Exit;
+use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::message::Report;
+use crate::proc::outbox::Sent;
+use crate::sys::{pidfd, wait};
+
+/// What is to be done when no lock is held any more.
+#[derive(Default)]
+pub(super) struct Afterwards {
+    ends: Vec<(OnExit, Result<Exit, Error>)>,
+    /// Nodes that nothing may hold any more: dropping one locks others.
+    done_with: Vec<Arc<Node>>,
+}
+
+impl Afterwards {
+    fn done_with(&mut self, node: Option<Arc<Node>>) {
+        self.done_with.extend(node);
+    }
+
+    pub(super) fn carry_out(self) {
+        for (callback, end) in self.ends {
+            callback(end);
+        }
+    }
+}
+
+impl Source for Node {
+    fn ready(self: Arc<Self>, token: Token, events: EpollFlags) {
+        let mut after = Afterwards::default();
+        let mut state = self.state();
+        if state.exit_watched == Some(token) {
+            self.see_exit(&mut state, &mut after);
+        } else if state.watched.is_some_and(|(watched, _)| watched == token) {
+            if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                self.receive_all(&mut state, &mut after);
+            }
+            // Answers may have made room for further forks.
+            if let Err(error) = self.send_all(&mut state, &mut after) {
+                self.lose(&mut state, &error, &mut after);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+        after.carry_out();
+    }
+}
+
+impl Node {
+    /// Sends what can be sent now; the hub sends the rest.
+    pub(super) fn send_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) -> Result<(), Error> {
+        let wants_room = loop {
+            let Link::Open(socket) = &state.link else {
+                return Ok(());
+            };
+            match state.outbox.send_next(socket.as_fd()) {
+                Ok(Sent::Letter) => {}
+                Ok(Sent::Fork(fork, socket)) => fork.child.born_into(socket, after),
+                Ok(Sent::ForkFailed(fork, error)) => {
+                    state.children.remove(&fork.ticket);
+                    fork.child.never_born(&error, after);
+                }
+                Ok(Sent::Empty | Sent::WaitForAnswer) => break false,
+                Ok(Sent::WaitForRoom) => break true,
+                Err(error) => {
+                    let error = match error.kind() {
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                            Error::Gone { operation: "send instructions to the process", exit: None }
+                        }
+                        _ => Error::system("send instructions to the process", error),
+                    };
+                    self.lose(state, &error, after);
+                    return Ok(());
+                }
+            }
+        };
+        let unsent = !state.outbox.is_empty();
+        state.unsent = unsent.then(|| Arc::clone(self));
+        if state.handover == Handover::OnceSent && !unsent {
+            state.set_free();
+        } else if unsent || state.tickets > 0 {
+            // A process that was never asked anything says nothing that the hub must hear.
+            self.watch(state, wants_room)?;
+        }
+        Ok(())
+    }
+
+    fn watch(self: &Arc<Self>, state: &mut State, wants_room: bool) -> Result<(), Error> {
+        let Link::Open(socket) = &state.link else {
+            return Ok(());
+        };
+        let events = if wants_room { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+        let watched = Hub::get().and_then(|hub| match state.watched {
+            Some((token, before)) if before == events => Ok(token),
+            Some((token, _)) => hub.change(token, socket, events).map(|()| token),
+            None => hub.watch(socket, events, self.as_source()),
+        });
+        let token = watched.map_err(|error| Error::system("watch the process's socket", error))?;
+        state.watched = Some((token, events));
+        Ok(())
+    }
+
+    fn as_source(self: &Arc<Self>) -> Weak<dyn Source> {
+        let weak: Weak<Node> = Arc::downgrade(self);
+        weak
+    }
+
+    /// The fork that makes this process is on its way: here is our end of its socket.
+    fn born_into(self: &Arc<Self>, socket: OwnedFd, after: &mut Afterwards) {
+        let mut state = self.state();
+        state.link = Link::Open(socket);
+        if let Err(error) = self.send_all(&mut state, after) {
+            self.lose(&mut state, &error, after);
+        }
+        self.changed.notify_all();
+    }
+
+    /// There will be no such process.
+    fn never_born(self: &Arc<Self>, error: &Error, after: &mut Afterwards) {
+        let mut state = self.state();
+        state.birth = Birth::Failed(error.clone());
+        after.done_with(state.awaited.take());
+        after.ends.extend(state.on_exit.drain(..).map(|callback| (callback, Err(error.clone()))));
+        self.lose(&mut state, error, after);
+        self.changed.notify_all();
+    }
+
+    fn receive_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) {
+        let mut buffer = Vec::new();
+        // What comes after a handover that is not announced is the user's.
+        while state.handover != Handover::OnceSent {
+            let Link::Open(socket) = &state.link else {
+                return;
+            };
+            match channel::receive::<Report>(socket.as_fd(), &mut buffer) {
+                Ok(Received::Message { message, fds, .. }) => self.handle(state, message, fds, after),
+                Ok(Received::Empty) => return,
+                Ok(Received::Eof) => {
+                    let gone = Error::Gone { operation: "fork", exit: None };
+                    return self.lose(state, &gone, after);
+                }
+                Err(error) => {
+                    let error = Error::system("understand the process's report", error);
+                    return self.lose(state, &error, after);
+                }
+            }
+        }
+    }
+
+    fn handle(self: &Arc<Self>, state: &mut State, report: Report, fds: Vec<OwnedFd>, after: &mut Afterwards) {
+        let pidfd = fds.into_iter().next().map(Arc::new);
+        let lost_pidfd = || {
+            let full = io::Error::from_raw_os_error(nix::libc::EMFILE);
+            Error::system("receive the process's pidfd", full)
+        };
+        match report {
+            Report::Forked { ticket, pid } => {
+                state.outbox.answered();
+                match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
+                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd))),
+                    // Nobody could supervise it: closing its socket ends it.
+                    (Some(child), None) => child.never_born(&lost_pidfd(), after),
+                    (None, _) => {}
+                }
+            }
+            Report::ForkFailed { ticket, failure } => {
+                state.outbox.answered();
+                if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
+                    child.never_born(&failure.into(), after);
+                }
+            }
+            Report::Exited { ticket, exit } => {
+                if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
+                    child.ended(&mut child.state(), &exit, after);
+                }
+            }
+            Report::Synced { ticket, outcome } => drop(state.syncs.insert(ticket, outcome)),
+            Report::Identity { pid } => {
+                state.birth = match pidfd {
+                    Some(pidfd) => Birth::Born((pid, Some(pidfd))),
+                    None => Birth::Failed(lost_pidfd()),
+                };
+            }
+            Report::TakenOver => {
+                state.set_free();
+                // From now on nobody reports its children's ends.
+                for child in state.children.values().filter_map(Weak::upgrade) {
+                    child.watch_exit();
+                }
+            }
+        }
+    }
+
+    fn born(&self, identity: Identity) {
+        let mut state = self.state();
+        if matches!(state.birth, Birth::Awaited) {
+            state.birth = Birth::Born(identity);
+        }
+        self.changed.notify_all();
+    }
+
+    fn ended(&self, state: &mut State, exit: &Exit, after: &mut Afterwards) {
+        if state.exit.is_none() {
+            state.exit = Some(exit.clone());
+            after.done_with(state.awaited.take());
+            after.ends.extend(state.on_exit.drain(..).map(|callback| (callback, Ok(exit.clone()))));
+        }
+        state.unwatch_exit();
+        self.changed.notify_all();
+    }
+
+    /// The conversation is over: what was not sent never will be, and the children's ends are seen from here.
+    fn lose(self: &Arc<Self>, state: &mut State, why: &Error, after: &mut Afterwards) {
+        state.unwatch();
+        state.unsent = None;
+        state.link = match std::mem::replace(&mut state.link, Link::Closed) {
+            Link::Taken => Link::Taken,
+            _ => Link::Closed,
+        };
+        for fork in state.outbox.abandon() {
+            state.children.remove(&fork.ticket);
+            fork.child.never_born(why, after);
+        }
+        for child in std::mem::take(&mut state.children).into_values().filter_map(|child| child.upgrade()) {
+            if matches!(child.state().birth, Birth::Awaited) {
+                child.never_born(why, after);
+            } else {
+                child.watch_exit();
+            }
+        }
+    }
+
+    /// Watches the process's end from here, where nobody is there to report it.
+    pub(crate) fn watch_exit(self: &Arc<Self>) {
+        let mut state = self.state();
+        if let (Birth::Born((_, Some(pidfd))), None, None) = (&state.birth, &state.exit, state.exit_watched) {
+            let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, self.as_source()));
+            // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
+            match watched {
+                Ok(token) => state.exit_watched = Some(token),
+                Err(_) => state.exit = Some(Exit::seen_from_afar(None)),
+            }
+        }
+    }
+
+    /// The pidfd says that the process has ended.
+    fn see_exit(&self, state: &mut State, after: &mut Afterwards) {
+        let Birth::Born((_, Some(pidfd))) = &state.birth else {
+            return;
+        };
+        let exit = match wait::reap_by_pidfd(pidfd.as_fd()) {
+            Ok(Some(reaped)) => Exit::from_reaped(&reaped, None),
+            Ok(None) => return,
+            // Not a child of this process: its own parent, or init, reaps it.
+            Err(_) => Exit::seen_from_afar(pidfd::exit_status(pidfd.as_fd())),
+        };
+        self.ended(state, &exit, after);
+    }
+}
+
+impl State {
+    /// The socket is the user's from now on.
+    fn set_free(&mut self) {
+        self.unwatch();
+        self.link = match std::mem::replace(&mut self.link, Link::Closed) {
+            Link::Open(socket) => Link::Free(socket),
+            other => other,
+        };
+    }
+}

@@ -1,0 +1,32 @@
+//! What a panic said and where, for the master instead of for standard error.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic;
+
+thread_local! {
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From here on a panic of this process is not printed but kept for [`take`].
+///
+/// For processes whose panics are reported to their master: printing would say it twice.
+pub(crate) fn keep() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+        PLACE.with_borrow_mut(|kept| *kept = place);
+    }));
+}
+
+/// The words of a panic that was caught: its message and, if [`keep`] was called before, its place.
+pub(crate) fn take(payload: &(dyn Any + Send)) -> String {
+    let message = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(not a text)".to_owned());
+    match PLACE.with_borrow_mut(Option::take) {
+        Some(place) => format!("{message} ({place})"),
+        None => message,
+    }
+}

@@ -1,0 +1,231 @@
+//! A process that is only forked.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::exit::Exit;
+use super::node::Node;
+use super::process::{Args, Process, push_call, push_load};
+use super::registry::Registry;
+use super::waiting;
+use crate::sys::fork::{self, Fork, Refused};
+use crate::sys::spawn::{self, Image};
+use crate::sys::{pidfd, seqpacket, signals};
+
+/// Set by [`initialise`]: a program that would start as a second master must not be spawned.
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process a template if it was spawned as one; returns in every other process.
+///
+/// See [`hatchery::init`](crate::init), which is this function.
+pub(crate) fn initialise(registry: &Registry) {
+    match spawn::take_control() {
+        Ok(Some(control)) => waiting::serve(registry, control),
+        Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
+        Err(error) => {
+            eprintln!("hatchery: cannot start as a template: {error}");
+            std::process::exit(70)
+        }
+    }
+}
+
+/// A process that is never run but only forked: it holds what its children are to share.
+///
+/// It is a fresh image of this program with one thread, so forking it is cheap and safe however large and
+/// threaded the master is. What its calls build is shared with its children copy-on-write; descriptors and
+/// arguments sent to it are inherited in order.
+///
+/// Dropping it ends it, once those of its children have ended that somebody still holds a handle of.
+///
+/// ```no_run
+/// use hatchery::proc::{Registry, Template};
+///
+/// let registry = Registry::new()
+///     .call("geo::load", |cx| { println!("loading {}", cx.arg_str(0)?); Ok(()) })
+///     .run("my_server::run", |cx| { println!("serving on {:?}", cx.fds); Ok(()) });
+/// hatchery::init(&registry);
+///
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// let mut template = Template::spawn()?;
+/// template.call("geo::load", ["cities.bin"])?.send_fd(listener)?.sync()?;
+/// let workers: Result<Vec<_>, _> =
+///     (1..=10).map(|id| template.fork()?.send_arg(id.to_string())?.run("my_server::run")).collect();
+/// for worker in workers? {
+///     println!("worker {} ended: {}", worker.pid()?, worker.wait()?);
+/// }
+/// # Ok::<(), hatchery::proc::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Template {
+    node: Arc<Node>,
+}
+
+impl Template {
+    /// Starts a template: a fresh image of this program.
+    ///
+    /// It is the very file that this process runs, even if another was put in its place since.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialised`], [`Error::Spawn`], or no descriptor is left.
+    pub fn spawn() -> Result<Template, Error> {
+        if !INITIALISED.load(Ordering::Relaxed) || spawn::is_marked() {
+            return Err(Error::NotInitialised);
+        }
+        let image = Image::current().map_err(|error| Error::system("open this program's own file", error))?;
+        let name = std::env::args_os().next().unwrap_or_else(|| "hatchery".into());
+        Template::start(&image, name)
+    }
+
+    /// Starts a template from an executable that calls [`hatchery::init`](crate::init) like this one: a new
+    /// version of this program, or another.
+    ///
+    /// The file must be a binary: a script cannot be started in this way.
+    ///
+    /// # Errors
+    /// [`Error::Spawn`], or no descriptor is left. That the program is no template shows at the first
+    /// [`sync`](Template::sync): it ends, or does not answer in time.
+    pub fn spawn_program(path: impl AsRef<Path>) -> Result<Template, Error> {
+        let path = path.as_ref();
+        let image = Image::open(path).map_err(|source| spawn_error(path, source))?;
+        Template::start(&image, path.as_os_str().to_owned())
+    }
+
+    fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+        let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
+        let mut title = program.clone();
+        title.push(": template");
+        let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
+        // Should this fail, the socket's end closes and the template leaves; init of this process reaps it.
+        let pidfd = pidfd::open(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
+        let node = Node::started(pid.as_raw(), pidfd, ours);
+        node.watch_exit();
+        Ok(Template { node })
+    }
+
+    /// Forks a template from the calling program as it is at this moment, with all that it has loaded.
+    ///
+    /// For programs that load much and start threads late: call it before the first thread. In the new process
+    /// this function does not return.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the program has a second thread; the kernel's refusal of the fork.
+    pub fn early(registry: &Registry) -> Result<Template, Error> {
+        let operation = "fork an early template";
+        let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
+        match fork::fork() {
+            Ok(Fork::Parent { pid, pidfd }) => Ok(Template { node: Node::started(pid.as_raw(), pidfd, ours) }),
+            Ok(Fork::Child) => {
+                drop(ours);
+                signals::default_all();
+                if let Err(error) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
+                    .map_err(std::io::Error::from)
+                    .and_then(|()| signals::unblock_all())
+                {
+                    eprintln!("hatchery: cannot start as an early template: {error}");
+                    crate::sys::exec::leave(70);
+                }
+                waiting::serve(registry, theirs)
+            }
+            Err(Refused::Threads(names)) => Err(Error::Threads { names }),
+            Err(Refused::Os(error)) => Err(Error::system(operation, error)),
+        }
+    }
+
+    pub(super) fn from_node(node: Arc<Node>) -> Template {
+        Template { node }
+    }
+
+    /// Forks it: the new process has everything that was sent to the template so far, in order.
+    ///
+    /// # Errors
+    /// The template has ended. That the fork itself was refused is told by the new process's [`pid`](Process::pid).
+    pub fn fork(&mut self) -> Result<Process, Error> {
+        Ok(Process { node: self.node.fork()? })
+    }
+
+    /// Sends an argument, any bytes, which every process forked from now on inherits.
+    ///
+    /// # Errors
+    /// The template has ended; or EMFILE, since an argument over 64 KiB travels as a memory file.
+    pub fn send_arg(&mut self, arg: impl Into<Vec<u8>>) -> Result<&mut Template, Error> {
+        self.node.give_arg(arg.into())?;
+        Ok(self)
+    }
+
+    /// Sends a descriptor, which every process forked from now on inherits; it is closed here once it is on its way.
+    ///
+    /// # Errors
+    /// The template has ended.
+    pub fn send_fd(&mut self, fd: impl Into<OwnedFd>) -> Result<&mut Template, Error> {
+        self.node.give_fd(fd.into())?;
+        Ok(self)
+    }
+
+    /// Runs a registered entry point inside the template.
+    ///
+    /// # Errors
+    /// The template has ended. The error of the entry point itself comes with the next [`sync`](Template::sync).
+    pub fn call(&mut self, name: &str, args: impl Args) -> Result<&mut Template, Error> {
+        push_call(&self.node, name, args)?;
+        Ok(self)
+    }
+
+    /// Loads a shared object that exports entry points of its own; see the [chapter](super#shared-objects).
+    ///
+    /// # Errors
+    /// The template has ended. The loader's error comes with the next [`sync`](Template::sync).
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<&mut Template, Error> {
+        push_load(&self.node, path.as_ref())?;
+        Ok(self)
+    }
+
+    /// Waits until every instruction so far was carried out.
+    ///
+    /// # Errors
+    /// The first failure since the last sync, after which the template serves on; or the template has ended.
+    pub fn sync(&mut self) -> Result<&mut Template, Error> {
+        self.node.sync(None)?;
+        Ok(self)
+    }
+
+    /// As [`sync`](Template::sync), for at most that long.
+    ///
+    /// # Errors
+    /// As `sync`, and [`Error::TimedOut`].
+    pub fn sync_timeout(&mut self, patience: Duration) -> Result<&mut Template, Error> {
+        self.node.sync(Some(Instant::now() + patience))?;
+        Ok(self)
+    }
+
+    /// The template's process id; waits until it is born.
+    ///
+    /// # Errors
+    /// Why it was not born.
+    pub fn pid(&self) -> Result<i32, Error> {
+        Ok(self.node.identity(None)?.0)
+    }
+
+    /// The template's end, if it has come; an error, if it was never born.
+    pub fn try_wait(&self) -> Option<Result<Exit, Error>> {
+        self.node.exit_now()
+    }
+
+    /// Calls `callback` once with the template's end.
+    ///
+    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
+        self.node.on_exit(Box::new(callback));
+    }
+}
+
+fn spawn_error(program: &Path, source: std::io::Error) -> Error {
+    if matches!(source.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE)) {
+        return Error::system("spawn a template", source);
+    }
+    Error::Spawn { program: program.display().to_string(), source: Arc::new(source) }
+}

@@ -1,0 +1,319 @@
+//! The other side: a process that waits for instructions, forks, and is at last taken over.
+//!
+//! One loop serves templates and processes alike. It never blocks on its master: reports that do not fit the
+//! socket wait in a queue, so that master and process cannot wait for each other. When it forks, the child
+//! goes on in the same loop with a conversation of its own.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::channel::{self, Packet, Received};
+use super::children::Children;
+use super::exec_command;
+use super::failure::Failure;
+use super::message::{Blob, Command, Frame, Report, Ticket};
+use super::obituary;
+use super::panic_words;
+use super::registry::{CallCx, EntryPoints, Registry, RunCx, RunEnd};
+use crate::sys::exec::{self, Plan};
+use crate::sys::fork::{self, Fork, Refused};
+use crate::sys::{plugin, signals};
+
+/// Exit codes of a process that never came to its own code.
+const EXIT_FAILED: i32 = 1;
+const EXIT_PANICKED: i32 = 101;
+const EXIT_NOT_EXECUTED: i32 = 127;
+
+/// Serves a master until it closes the conversation or gives the process away. All of the process's life.
+pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
+    panic_words::keep();
+    let mut process = Waiting {
+        entries: EntryPoints::new(registry),
+        control,
+        args: Vec::new(),
+        fds: Vec::new(),
+        failed: None,
+        children: Children::default(),
+        unsent: VecDeque::new(),
+        obituaries: None,
+    };
+    match process.serve().and_then(|end| process.take_over(end)) {
+        Ok(never) => match never {},
+        // The conversation itself is lost, so there is nobody to tell but the log that standard error is.
+        Err(error) => {
+            eprintln!("hatchery: process {}: cannot talk to the master: {error}", std::process::id());
+            leave(EXIT_FAILED)
+        }
+    }
+}
+
+/// Ends this process without the exit handlers and buffers that a fork has copied from its template.
+fn leave(code: i32) -> ! {
+    // What this process itself has printed is still wanted; there is nobody left to tell of an error.
+    let _ = io::Write::flush(&mut io::stdout());
+    exec::leave(code)
+}
+
+struct Waiting<'r> {
+    entries: EntryPoints<'r>,
+    control: OwnedFd,
+    args: Vec<Vec<u8>>,
+    fds: Vec<OwnedFd>,
+    /// The first failure since the last sync; until then nothing more is carried out.
+    failed: Option<Failure>,
+    children: Children,
+    unsent: VecDeque<(Packet, Option<OwnedFd>)>,
+    /// Where this process leaves its last words for the process that forked it.
+    obituaries: Option<OwnedFd>,
+}
+
+/// What ends the waiting.
+enum End {
+    /// The master has closed the conversation.
+    Closed,
+    Run {
+        name: String,
+        announce: bool,
+    },
+    Exec(Plan),
+}
+
+/// What the wait has found.
+struct Ready {
+    conversation: bool,
+    exits: bool,
+}
+
+impl Waiting<'_> {
+    fn serve(&mut self) -> io::Result<End> {
+        let mut buffer = Vec::new();
+        loop {
+            let ready = self.wait()?;
+            if ready.exits {
+                for (ticket, exit) in self.children.reap() {
+                    self.report(&Report::Exited { ticket, exit }, None)?;
+                }
+            }
+            if !ready.conversation {
+                continue;
+            }
+            self.flush()?;
+            match channel::receive::<Frame>(self.control.as_fd(), &mut buffer) {
+                Ok(Received::Message { message, fds, lost_descriptors }) => {
+                    if lost_descriptors {
+                        self.fail(Failure::DescriptorsLost);
+                    }
+                    if let Some(end) = self.carry_out(message, fds)? {
+                        return Ok(end);
+                    }
+                }
+                Ok(Received::Empty) => {}
+                Ok(Received::Eof) => return Ok(End::Closed),
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => self.fail(Failure::DescriptorsLost),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.fail(Failure::Protocol { words: error.to_string() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the master, for room to report to it, or for the end of a child.
+    fn wait(&self) -> io::Result<Ready> {
+        let mut events = PollFlags::POLLIN;
+        if !self.unsent.is_empty() {
+            events |= PollFlags::POLLOUT;
+        }
+        let conversation = PollFd::new(self.control.as_fd(), events);
+        let mut fds = match self.children.signal_fd() {
+            Some(exits) => vec![conversation, PollFd::new(exits, PollFlags::POLLIN)],
+            None => vec![conversation],
+        };
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return Ok(Ready { conversation: false, exits: false }),
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
+        Ok(Ready { conversation: ready(0), exits: ready(1) })
+    }
+
+    fn carry_out(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
+        let mut fds = fds.into_iter();
+        for command in frame {
+            match command {
+                Command::Sync { ticket } => {
+                    let outcome = self.failed.take().map_or(Ok(()), Err);
+                    self.report(&Report::Synced { ticket, outcome }, None)?;
+                }
+                Command::Identify => {
+                    let pid = nix::unistd::getpid();
+                    let pidfd = crate::sys::pidfd::open(pid)?;
+                    self.report(&Report::Identity { pid: pid.as_raw() }, Some(pidfd))?;
+                }
+                Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
+                    Side::Parent(report, pidfd) => self.report(&report, pidfd)?,
+                    // What else is in the frame is for the parent.
+                    Side::Child => return Ok(None),
+                },
+                Command::Run { name, announce } => return Ok(Some(End::Run { name, announce })),
+                Command::Exec(message) => return Ok(Some(End::Exec(exec_command::plan(*message, fds)))),
+                _ if self.failed.is_some() => {}
+                Command::Give { args, fds: count } => {
+                    self.args.extend(args.into_iter().map(|blob| blob.0));
+                    self.fds.extend(fds.by_ref().take(count as usize));
+                }
+                Command::Call { name, args } => self.call(&name, args),
+                Command::Load { path } => self.load(path),
+            }
+        }
+        Ok(None)
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.failed.get_or_insert(failure);
+    }
+
+    fn call(&mut self, name: &str, args: Vec<Blob>) {
+        let args: Vec<Vec<u8>> = args.into_iter().map(|blob| blob.0).collect();
+        let mut cx = CallCx { args: &args, held_args: &mut self.args, held_fds: &mut self.fds };
+        if let Err(failure) = self.entries.call(name, &mut cx) {
+            self.fail(failure);
+        }
+    }
+
+    fn load(&mut self, path: Blob) {
+        let path = path.into_os_string();
+        match plugin::load(&path) {
+            Ok(entries) => self.entries.add(entries),
+            Err(error) => {
+                let path = path.to_string_lossy().into_owned();
+                self.fail(Failure::Load { path, words: super::failure::words_of(&error) });
+            }
+        }
+    }
+
+    fn fork(&mut self, ticket: Ticket, conversation: Option<OwnedFd>) -> Side {
+        let forked = match (self.failed.clone(), conversation) {
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(Failure::DescriptorsLost),
+            (None, Some(conversation)) => self.try_fork(ticket, conversation),
+        };
+        forked.unwrap_or_else(|failure| Side::Parent(Report::ForkFailed { ticket, failure }, None))
+    }
+
+    fn try_fork(&mut self, ticket: Ticket, conversation: OwnedFd) -> Result<Side, Failure> {
+        let obituaries = self.children.prepare().map_err(|error| refused(&error))?;
+        match fork::fork() {
+            Ok(Fork::Parent { pid, pidfd }) => {
+                self.children.add(pid, ticket);
+                Ok(Side::Parent(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd)))
+            }
+            Ok(Fork::Child) => {
+                // What belongs to the parent's conversations is closed here, each by its owner's drop.
+                self.control = conversation;
+                self.children = Children::default();
+                self.unsent.clear();
+                self.obituaries = Some(obituaries);
+                if signals::unblock_all().is_err() {
+                    leave(EXIT_FAILED);
+                }
+                Ok(Side::Child)
+            }
+            Err(Refused::Threads(names)) => Err(Failure::Threads { names }),
+            Err(Refused::Os(error)) => Err(refused(&error)),
+        }
+    }
+
+    /// What comes after the waiting: the end, or other code.
+    fn take_over(mut self, end: End) -> io::Result<Infallible> {
+        if let (Some(failure), End::Run { .. } | End::Exec(_)) = (self.failed.take(), &end) {
+            self.die(failure, EXIT_FAILED);
+        }
+        match end {
+            End::Closed => leave(0),
+            End::Run { name, announce } => self.run(&name, announce),
+            End::Exec(plan) => {
+                let program = plan.program.to_string_lossy().into_owned();
+                let words = exec::exec(plan).to_string();
+                self.die(Failure::Exec { program, words }, EXIT_NOT_EXECUTED)
+            }
+        }
+    }
+
+    fn run(mut self, name: &str, announce: bool) -> io::Result<Infallible> {
+        if let Err(failure) = self.entries.can_run(name) {
+            self.die(failure, EXIT_FAILED);
+        }
+        if announce {
+            self.report(&Report::TakenOver, None)?;
+            while !self.unsent.is_empty() {
+                self.wait()?;
+                self.flush()?;
+            }
+        }
+        self.children.leave_to_themselves()?;
+        signals::unblock_all()?;
+        let cx = RunCx { socket: self.control, args: self.args, fds: self.fds };
+        match self.entries.run(name, cx) {
+            RunEnd::Code(code) => leave(code),
+            RunEnd::Failed(failure) => {
+                let code = if matches!(failure, Failure::Panicked { .. }) { EXIT_PANICKED } else { EXIT_FAILED };
+                die(self.obituaries.as_ref(), failure, code)
+            }
+        }
+    }
+
+    fn die(&self, failure: Failure, code: i32) -> ! {
+        die(self.obituaries.as_ref(), failure, code)
+    }
+
+    fn report(&mut self, report: &Report, fd: Option<OwnedFd>) -> io::Result<()> {
+        self.unsent.push_back((Packet::encode(report)?, fd));
+        self.flush()
+    }
+
+    /// Sends what the socket takes.
+    fn flush(&mut self) -> io::Result<()> {
+        while let Some((packet, fd)) = self.unsent.front() {
+            let raw: Option<RawFd> = fd.as_ref().map(AsRawFd::as_raw_fd);
+            match packet.send(self.control.as_fd(), raw.as_slice()) {
+                Ok(true) => drop(self.unsent.pop_front()),
+                Ok(false) => break,
+                // The master is gone: what it has queued for us is still carried out, and then comes the end.
+                Err(error) if is_gone(&error) => self.unsent.clear(),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which side of a fork goes on, and what the parent's side reports.
+enum Side {
+    Parent(Report, Option<OwnedFd>),
+    Child,
+}
+
+/// Ends this process; its words reach the master through the process that forked it or, where nobody forked
+/// it, standard error.
+fn die(obituaries: Option<&OwnedFd>, failure: Failure, code: i32) -> ! {
+    match obituaries {
+        Some(parent) => obituary::leave(parent.as_fd(), failure),
+        None => eprintln!("hatchery: process {}: {failure}", std::process::id()),
+    }
+    leave(code)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn refused(error: &io::Error) -> Failure {
+    Failure::ForkRefused { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}

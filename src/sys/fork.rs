@@ -1,0 +1,74 @@
+//! `fork(2)`, only for a process with exactly one thread, with all signals blocked across it.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid};
+
+use super::{pidfd, signals, threads, wait};
+
+/// Which side of the fork returned.
+pub(crate) enum Fork {
+    /// The process that forked.
+    Parent {
+        /// The child's process id.
+        pid: Pid,
+        /// A descriptor of the child itself, immune to the pid's reuse.
+        pidfd: OwnedFd,
+    },
+    /// The new process. **All signals are blocked**: the caller unblocks them when it is in order.
+    Child,
+}
+
+/// Why there was no fork.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// This process has more than one thread; their names.
+    Threads(Vec<String>),
+    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM, EMFILE (no descriptor for the pidfd).
+    Os(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Refused::Os(error)
+    }
+}
+
+/// Forks this process if it has exactly one thread.
+pub(crate) fn fork() -> Result<Fork, Refused> {
+    if threads::count()? != 1 {
+        return Err(Refused::Threads(threads::names_of_others()));
+    }
+    // What the parent has buffered would be written by the child once more. Nothing can be done about a
+    // standard output that cannot be written, and it is no reason not to fork.
+    let _ = io::stdout().flush();
+    let mask = signals::block_all()?;
+    // SAFETY: this process has one thread (counted above; nobody but it could start another), so every
+    // lock of the child is in a defined state and the child may run any code.
+    let forked = unsafe { nix::unistd::fork() };
+    match forked {
+        Ok(ForkResult::Child) => Ok(Fork::Child),
+        Ok(ForkResult::Parent { child }) => {
+            let opened = pidfd::open(child);
+            signals::restore(&mask)?;
+            match opened {
+                Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
+                Err(error) => Err(undo(child, error)),
+            }
+        }
+        Err(errno) => {
+            signals::restore(&mask)?;
+            Err(Refused::Os(errno.into()))
+        }
+    }
+}
+
+/// Ends a child for which no pidfd could be had: nobody could supervise it.
+fn undo(child: Pid, error: io::Error) -> Refused {
+    // The pid is still ours: the child has not been reaped.
+    let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+    let _ = wait::reap(child);
+    Refused::Os(error)
+}

@@ -1,0 +1,36 @@
+//! Signal masks around a fork, and the state in which a process starts.
+
+use std::io;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Blocks all signals of the calling thread; the mask that held before comes back.
+pub(crate) fn block_all() -> io::Result<SigSet> {
+    let before = SigSet::thread_get_mask()?;
+    SigSet::all().thread_block()?;
+    Ok(before)
+}
+
+/// Sets the calling thread's mask, as [`block_all`] gave it.
+pub(crate) fn restore(mask: &SigSet) -> io::Result<()> {
+    Ok(mask.thread_set_mask()?)
+}
+
+/// Lets all signals through.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    restore(&SigSet::empty())
+}
+
+/// Gives every signal its default action, as a newly executed program expects it.
+///
+/// `exec` resets handlers by itself but keeps what is ignored, and Rust's runtime ignores SIGPIPE.
+pub(crate) fn default_all() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if signal != Signal::SIGKILL && signal != Signal::SIGSTOP {
+            // SAFETY: the default action runs no code of this process.
+            let reset = unsafe { sigaction(signal, &default) };
+            debug_assert!(reset.is_ok(), "{signal} cannot be reset");
+        }
+    }
+}
