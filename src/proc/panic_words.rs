@@ -3,16 +3,23 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic;
+use std::thread;
 
 thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From here on a panic of this process is not printed but kept for [`take`].
+/// From here on a panic of the calling thread is not printed but kept for [`take`].
 ///
-/// For processes whose panics are reported to their master: printing would say it twice.
+/// For processes whose panics are reported to their master: printing would say it twice. A panic of another
+/// thread, which user code may start later, is reported to nobody and so still printed.
 pub(crate) fn keep() {
-    panic::set_hook(Box::new(|info| {
+    let reported = thread::current().id();
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().id() != reported {
+            return print(info);
+        }
         let place = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
         PLACE.with_borrow_mut(|kept| *kept = place);
     }));
