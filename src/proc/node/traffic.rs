@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::EpollFlags;
@@ -30,7 +31,8 @@ impl Afterwards {
 
     pub(super) fn carry_out(self) {
         for (callback, end) in self.ends {
-            callback(end);
+            // A panic has been printed by its hook. It is the callback's own: the hub's thread goes on for all others.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| callback(end)));
         }
     }
 }
