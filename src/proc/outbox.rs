@@ -96,7 +96,8 @@ impl Outbox {
 
     /// Queues a fork, and before it what was given.
     pub(crate) fn push_fork(&mut self, fork: Fork) -> io::Result<()> {
-        self.close_letter_if_large(&[])?;
+        // What was given travels by itself: a fork that cannot be sent must not take it along.
+        self.close_letter(Vec::new(), None)?;
         self.close_letter(vec![Command::Fork { ticket: fork.ticket }], Some(fork))
     }
 
@@ -109,14 +110,23 @@ impl Outbox {
     }
 
     fn close_letter(&mut self, commands: Frame, fork: Option<Fork>) -> io::Result<()> {
-        let Gathered { args, fds, .. } = std::mem::take(&mut self.gathered);
+        let Gathered { args, fds, bytes } = std::mem::take(&mut self.gathered);
         let mut frame = Frame::with_capacity(commands.len() + 1);
         if !args.is_empty() || !fds.is_empty() {
             frame.push(Command::Give { args, fds: u32::try_from(fds.len()).unwrap_or(u32::MAX) });
         }
         frame.extend(commands);
         if !frame.is_empty() {
-            self.queue.push_back(Letter { packet: Packet::encode(&frame)?, fds, fork });
+            match Packet::encode(&frame) {
+                Ok(packet) => self.queue.push_back(Letter { packet, fds, fork }),
+                Err(error) => {
+                    // What was given before is kept: the caller was told that it would arrive.
+                    if let Some(Command::Give { args, .. }) = frame.into_iter().next() {
+                        self.gathered = Gathered { args, bytes, fds };
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
