@@ -153,8 +153,9 @@ impl Waiting<'_> {
                 }
                 Command::Identify => {
                     let pid = nix::unistd::getpid();
-                    let pidfd = crate::sys::pidfd::open(pid)?;
-                    self.report(&Report::Identity { pid: pid.as_raw() }, Some(pidfd))?;
+                    // Without room for a pidfd the answer comes without it, which the master understands.
+                    let pidfd = crate::sys::pidfd::open(pid).ok();
+                    self.report(&Report::Identity { pid: pid.as_raw() }, pidfd)?;
                 }
                 Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
                     Side::Parent(report, pidfd) => self.report(&report, pidfd)?,
@@ -176,7 +177,7 @@ impl Waiting<'_> {
     }
 
     fn fail(&mut self, failure: Failure) {
-        self.failed.get_or_insert(failure);
+        self.failed.get_or_insert_with(|| failure.shortened());
     }
 
     fn call(&mut self, name: &str, args: Vec<Blob>) {
