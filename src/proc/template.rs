@@ -121,7 +121,7 @@ impl Template {
             Ok(Fork::Parent { pid, pidfd }) => Ok(Template { node: Node::started(pid.as_raw(), pidfd, ours) }),
             Ok(Fork::Child) => {
                 drop(ours);
-                signals::default_all();
+                signals::default_of_rust();
                 if let Err(error) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
                     .map_err(std::io::Error::from)
                     .and_then(|()| signals::unblock_all())
