@@ -9,7 +9,7 @@
 
 mod traffic;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -49,7 +49,7 @@ struct State {
     /// The last ticket given out; 0 if the process was never asked for an answer.
     tickets: Ticket,
     children: HashMap<Ticket, Weak<Node>>,
-    syncs: HashMap<Ticket, Result<(), Failure>>,
+    syncs: BTreeMap<Ticket, Result<(), Failure>>,
     handover: Handover,
     birth: Birth,
     exit: Option<Exit>,
@@ -179,9 +179,14 @@ impl Node {
         let operation = "carry out the instructions";
         let ticket = self.state().usable(operation)?.next_ticket();
         self.push(operation, Command::Sync { ticket }, Vec::new())?;
-        self.wait(operation, deadline, |state| match state.syncs.remove(&ticket) {
-            Some(outcome) => Some(outcome.map_err(Error::from)),
-            None => state.gone(operation).map(Err),
+        self.wait(operation, deadline, |state| {
+            if !state.syncs.contains_key(&ticket) {
+                return state.gone(operation).map(Err);
+            }
+            // Earlier outcomes are those of syncs that nobody waited for to the end; the first failure counts.
+            let later = state.syncs.split_off(&(ticket + 1));
+            let outcomes = std::mem::replace(&mut state.syncs, later);
+            Some(outcomes.into_values().find(Result::is_err).unwrap_or(Ok(())).map_err(Error::from))
         })
     }
 
