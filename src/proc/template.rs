@@ -25,7 +25,11 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// See [`hatchery::init`](crate::init), which is this function.
 pub(crate) fn initialise(registry: &Registry) {
     match spawn::take_control() {
-        Ok(Some(control)) => waiting::serve(registry, control),
+        Ok(Some(control)) => {
+            // What is run in here may be a master in its turn.
+            INITIALISED.store(true, Ordering::Relaxed);
+            waiting::serve(registry, control)
+        }
         Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
         Err(error) => {
             eprintln!("hatchery: cannot start as a template: {error}");
