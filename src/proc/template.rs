@@ -121,9 +121,9 @@ impl Template {
     pub fn early(registry: &Registry) -> Result<Template, Error> {
         let operation = "fork an early template";
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
-        match fork::fork() {
+        match fork::fork(theirs) {
             Ok(Fork::Parent { pid, pidfd }) => Ok(Template { node: Node::started(pid.as_raw(), pidfd, ours) }),
-            Ok(Fork::Child) => {
+            Ok(Fork::Child(theirs)) => {
                 drop(ours);
                 signals::default_of_rust();
                 if let Err(error) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))

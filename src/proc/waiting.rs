@@ -210,12 +210,12 @@ impl Waiting<'_> {
 
     fn try_fork(&mut self, ticket: Ticket, conversation: OwnedFd) -> Result<Side, Failure> {
         let obituaries = self.children.prepare().map_err(|error| refused(&error))?;
-        match fork::fork() {
+        match fork::fork(conversation) {
             Ok(Fork::Parent { pid, pidfd }) => {
                 self.children.add(pid, ticket);
                 Ok(Side::Parent(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd)))
             }
-            Ok(Fork::Child) => {
+            Ok(Fork::Child(conversation)) => {
                 // What belongs to the parent's conversations is closed here, each by its owner's drop.
                 self.control = conversation;
                 self.children = Children::default();
