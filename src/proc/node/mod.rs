@@ -51,6 +51,8 @@ struct State {
     children: HashMap<Ticket, Weak<Node>>,
     syncs: BTreeMap<Ticket, Result<(), Failure>>,
     handover: Handover,
+    /// Nobody is left to take the socket.
+    socket_unwanted: bool,
     birth: Birth,
     exit: Option<Exit>,
     /// The hub's watch over the pidfd.
@@ -261,6 +263,15 @@ impl Node {
                 }
             }
         })
+    }
+
+    /// Closes the user's socket, now or as soon as it is free, unless it was taken.
+    pub(crate) fn close_socket(&self) {
+        let mut state = self.state();
+        state.socket_unwanted = true;
+        if matches!(state.link, Link::Free(_)) {
+            state.link = Link::Closed;
+        }
     }
 
     /// The conversation itself, to be passed on; nothing is under way on it after a sync.

@@ -275,6 +275,7 @@ impl State {
     fn set_free(&mut self) {
         self.unwatch();
         self.link = match std::mem::replace(&mut self.link, Link::Closed) {
+            Link::Open(_) if self.socket_unwanted => Link::Closed,
             Link::Open(socket) => Link::Free(socket),
             other => other,
         };
