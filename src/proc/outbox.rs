@@ -62,6 +62,8 @@ pub(crate) enum Sent {
     WaitForAnswer,
     /// The socket has no room.
     WaitForRoom,
+    /// Too many descriptors of this user are on their way, in any sockets (unix(7), ETOOMANYREFS).
+    WaitForLimit,
 }
 
 impl Outbox {
@@ -159,9 +161,12 @@ impl Outbox {
         };
         let mut fds: Vec<RawFd> = letter.fds.iter().map(AsRawFd::as_raw_fd).collect();
         if letter.fork.is_none() {
-            return self
-                .deliver(socket, &fds)
-                .map(|sent| if sent.is_some() { Sent::Letter } else { Sent::WaitForRoom });
+            return match self.deliver(socket, &fds) {
+                Ok(Some(_)) => Ok(Sent::Letter),
+                Ok(None) => Ok(Sent::WaitForRoom),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => Ok(Sent::WaitForLimit),
+                Err(error) => Err(error),
+            };
         }
         if self.unanswered >= FORKS_AHEAD {
             return Ok(Sent::WaitForAnswer);
@@ -179,12 +184,7 @@ impl Outbox {
                 Ok(Sent::Fork(fork, ours))
             }
             Ok(_) => Ok(Sent::WaitForRoom),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
-                if self.unanswered > 0 {
-                    return Ok(Sent::WaitForAnswer);
-                }
-                Ok(self.fail_fork(Error::system("pass descriptors to the process", error)))
-            }
+            Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => Ok(Sent::WaitForLimit),
             Err(error) => Err(error),
         }
     }

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::exit::Exit;
+use super::hub::Hub;
 use super::node::Node;
 use super::process::{Args, Process, push_call, push_load};
 use super::registry::Registry;
@@ -103,11 +104,14 @@ impl Template {
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         let mut title = program.clone();
         title.push(": template");
+        Hub::get().map_err(|error| Error::system("watch the template", error))?;
         let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
-        // Should this fail, the socket's end closes and the template leaves; init of this process reaps it.
-        let pidfd = pidfd::open(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
+        let pidfd = pidfd::open(pid).map_err(|error| {
+            fork::undo(pid);
+            Error::system("open the template's pidfd", error)
+        })?;
         let node = Node::started(pid.as_raw(), pidfd, ours);
-        node.watch_exit();
+        node.watch_own_exit()?;
         Ok(Template { node })
     }
 
@@ -119,12 +123,22 @@ impl Template {
     /// # Errors
     /// [`Error::Threads`] if the program has a second thread; the kernel's refusal of the fork.
     pub fn early(registry: &Registry) -> Result<Template, Error> {
+        static EARLY: Mutex<Vec<Weak<Node>>> = Mutex::new(Vec::new());
+        let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
+        early.retain(|node| node.strong_count() > 0);
         let operation = "fork an early template";
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         match fork::fork(theirs) {
-            Ok(Fork::Parent { pid, pidfd }) => Ok(Template { node: Node::started(pid.as_raw(), pidfd, ours) }),
+            Ok(Fork::Parent { pid, pidfd }) => {
+                let node = Node::started(pid.as_raw(), pidfd, ours);
+                early.push(Arc::downgrade(&node));
+                Ok(Template { node })
+            }
             Ok(Fork::Child(theirs)) => {
                 drop(ours);
+                // The conversations with earlier ones are the master's alone.
+                early.drain(..).filter_map(|node| node.upgrade()).for_each(|node| node.close_inherited());
+                drop(early);
                 signals::default_of_rust();
                 if let Err(error) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
                     .map_err(std::io::Error::from)

@@ -29,6 +29,9 @@ const EXIT_FAILED: i32 = 1;
 const EXIT_PANICKED: i32 = 101;
 const EXIT_NOT_EXECUTED: i32 = 127;
 
+/// How long after the kernel has refused descriptors on their way it is asked again, in milliseconds.
+const ASK_AGAIN_MS: u8 = 5;
+
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
     panic_words::keep();
@@ -40,6 +43,7 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         failed: None,
         children: Children::default(),
         unsent: VecDeque::new(),
+        limited: false,
         obituaries: None,
     };
     match process.serve().and_then(|end| process.take_over(end)) {
@@ -68,6 +72,8 @@ struct Waiting<'r> {
     failed: Option<Failure>,
     children: Children,
     unsent: VecDeque<(Packet, Option<OwnedFd>)>,
+    /// Too many descriptors of this user are on their way (unix(7), ETOOMANYREFS); no readiness tells when that ends.
+    limited: bool,
     /// Where this process leaves its last words for the process that forked it.
     obituaries: Option<OwnedFd>,
 }
@@ -126,7 +132,7 @@ impl Waiting<'_> {
     /// Waits for the master, for room to report to it, or for the end of a child.
     fn wait(&self) -> io::Result<Ready> {
         let mut events = PollFlags::POLLIN;
-        if !self.unsent.is_empty() {
+        if !self.unsent.is_empty() && !self.limited {
             events |= PollFlags::POLLOUT;
         }
         let conversation = PollFd::new(self.control.as_fd(), events);
@@ -134,13 +140,14 @@ impl Waiting<'_> {
             Some(exits) => vec![conversation, PollFd::new(exits, PollFlags::POLLIN)],
             None => vec![conversation],
         };
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = if self.limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
+        match poll(&mut fds, patience) {
             Ok(_) => {}
             Err(nix::Error::EINTR) => return Ok(Ready { conversation: false, exits: false }),
             Err(errno) => return Err(errno.into()),
         }
         let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { conversation: ready(0), exits: ready(1) })
+        Ok(Ready { conversation: ready(0) || self.limited, exits: ready(1) })
     }
 
     fn carry_out(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
@@ -152,6 +159,7 @@ impl Waiting<'_> {
                     self.report(&Report::Synced { ticket, outcome }, None)?;
                 }
                 Command::Identify => {
+                    self.children.forget_tickets();
                     let pid = nix::unistd::getpid();
                     // Without room for a pidfd the answer comes without it, which the master understands.
                     let pidfd = crate::sys::pidfd::open(pid).ok();
@@ -162,6 +170,7 @@ impl Waiting<'_> {
                     // What else is in the frame is for the parent.
                     Side::Child => return Ok(None),
                 },
+                Command::Kill { ticket } => self.children.kill(ticket),
                 Command::Run { name, announce } => return Ok(Some(End::Run { name, announce })),
                 Command::Exec(message) => return Ok(Some(End::Exec(exec_command::plan(*message, fds)))),
                 _ if self.failed.is_some() => {}
@@ -281,6 +290,7 @@ impl Waiting<'_> {
 
     /// Sends what the socket takes.
     fn flush(&mut self) -> io::Result<()> {
+        self.limited = false;
         while let Some((packet, fd)) = self.unsent.front() {
             let raw: Option<RawFd> = fd.as_ref().map(AsRawFd::as_raw_fd);
             match packet.send(self.control.as_fd(), raw.as_slice()) {
@@ -288,6 +298,10 @@ impl Waiting<'_> {
                 Ok(false) => break,
                 // The master is gone: what it has queued for us is still carried out, and then comes the end.
                 Err(error) if is_gone(&error) => self.unsent.clear(),
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    self.limited = true;
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -57,7 +57,10 @@ pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
             signals::restore(&mask)?;
             match opened {
                 Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
-                Err(error) => Err(undo(child, error)),
+                Err(error) => {
+                    undo(child);
+                    Err(Refused::Os(error))
+                }
             }
         }
         Err(errno) => {
@@ -68,9 +71,8 @@ pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
 }
 
 /// Ends a child for which no pidfd could be had: nobody could supervise it.
-fn undo(child: Pid, error: io::Error) -> Refused {
+pub(crate) fn undo(child: Pid) {
     // The pid is still ours: the child has not been reaped.
     let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
     let _ = wait::reap(child);
-    Refused::Os(error)
 }

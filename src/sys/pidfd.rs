@@ -41,11 +41,15 @@ struct Info {
 const INFO_EXIT: u64 = 1 << 3;
 nix::ioctl_readwrite!(get_info, 0xFF, 11, Info);
 
-/// How a process ended that somebody else has reaped, as a wait status; `None` where the kernel cannot
-/// say it (before Linux 6.15, or not reaped yet).
-pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// How a process ended that somebody else has reaped, as a wait status; `None` while it is not reaped.
+///
+/// An error: the kernel cannot say it (before Linux 6.15).
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut info = Info { mask: INFO_EXIT, ..Info::default() };
     // SAFETY: the request's number carries the size of `Info`, and the kernel writes no more than that.
     let asked = unsafe { get_info(pidfd.as_raw_fd(), &raw mut info) };
-    (asked.is_ok() && info.mask & INFO_EXIT != 0).then_some(info.exit_status)
+    match asked {
+        Ok(_) => Ok((info.mask & INFO_EXIT != 0).then_some(info.exit_status)),
+        Err(errno) => Err(errno.into()),
+    }
 }

@@ -21,7 +21,7 @@ use self::traffic::Afterwards;
 use super::error::Error;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::hub::{Hub, Token};
+use super::hub::{self, Hub, Token};
 use super::message::{Command, ExecMessage, Ticket};
 use super::outbox::{Fork, Outbox};
 use crate::sys::pidfd;
@@ -29,7 +29,7 @@ use crate::sys::pidfd;
 pub(crate) struct Node {
     /// The process that forked this one lives as long as somebody asks for this one's end, which it reports.
     /// None for a template that the master started itself.
-    _parent: Option<Arc<Node>>,
+    parent: Option<Arc<Node>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -99,7 +99,7 @@ enum Birth {
 
 impl Node {
     fn new(parent: Option<Arc<Node>>, state: State) -> Arc<Node> {
-        Arc::new(Node { _parent: parent, state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Node { parent, state: Mutex::new(state), changed: Condvar::new() })
     }
 
     /// The node of a process that this process has just started: it waits for its end itself.
@@ -114,7 +114,7 @@ impl Node {
         let node = Node::new(None, State { link: Link::Open(control), tickets: 1, ..State::default() });
         node.push("ask the process who it is", Command::Identify, Vec::new())?;
         node.identity(Some(deadline))?;
-        node.watch_exit();
+        node.watch_own_exit()?;
         Ok(node)
     }
 
@@ -230,8 +230,28 @@ impl Node {
     }
 
     /// The end, if it is known by now.
-    pub(crate) fn exit_now(&self) -> Option<Result<Exit, Error>> {
-        self.state().end()
+    pub(crate) fn exit_now(self: &Arc<Self>) -> Option<Result<Exit, Error>> {
+        let mut state = self.state();
+        if self.parent.is_none()
+            && let Err(error) = self.watch_exit(&mut state)
+        {
+            return Some(Err(error));
+        }
+        state.end()
+    }
+
+    /// Watches the end of a process that nobody reports on.
+    pub(crate) fn watch_own_exit(self: &Arc<Self>) -> Result<(), Error> {
+        self.watch_exit(&mut self.state())
+    }
+
+    /// What was the master's in the memory that an early template has inherited.
+    pub(crate) fn close_inherited(&self) {
+        let mut state = self.state();
+        state.link = Link::Closed;
+        if let Birth::Born((_, pidfd)) = &mut state.birth {
+            *pidfd = None;
+        }
     }
 
     /// Calls back once, on the hub's thread or, if the end is known already, at once.
@@ -243,6 +263,12 @@ impl Node {
                 callback(end);
             }
             None => {
+                if self.parent.is_none()
+                    && let Err(error) = self.watch_exit(&mut state)
+                {
+                    drop(state);
+                    return callback(Err(error));
+                }
                 state.on_exit.push(callback);
                 state.awaited = Some(Arc::clone(self));
             }
@@ -281,7 +307,14 @@ impl Node {
         let mut state = self.state();
         state.usable(operation)?.unwatch();
         match std::mem::replace(&mut state.link, Link::Taken) {
-            Link::Open(socket) => Ok(socket),
+            Link::Open(socket) => {
+                // From now on nobody tells us its children's ends.
+                let mut after = Afterwards::default();
+                state.watch_children(&mut after);
+                drop(state);
+                after.carry_out();
+                Ok(socket)
+            }
             other => {
                 state.link = other;
                 Err(Error::Gone { operation, exit: state.exit.clone().map(Box::new) })
@@ -388,6 +421,15 @@ impl Drop for Node {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.unwatch();
+        let pidfd = match &mut state.birth {
+            Birth::Born((_, pidfd)) if self.parent.is_none() => pidfd.clone(),
+            _ => None,
+        };
         state.unwatch_exit();
+        if let Some(pidfd) = pidfd {
+            // Our own child, which ends now that its conversation is closed.
+            state.link = Link::Closed;
+            hub::reap_when_ended(pidfd);
+        }
     }
 }

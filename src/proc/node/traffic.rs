@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
@@ -12,9 +13,15 @@ use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
 use crate::proc::hub::{Hub, Source, Token};
-use crate::proc::message::Report;
+use crate::proc::message::{Command, Report};
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
+
+/// How long the end of a process that another one must reap is held back until it does: then it can be told how.
+const REAPED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long after the kernel has refused descriptors on their way it is asked again; no readiness tells it.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What is to be done when no lock is held any more.
 #[derive(Default)]
@@ -42,7 +49,7 @@ impl Source for Node {
         let mut after = Afterwards::default();
         let mut state = self.state();
         if state.exit_watched == Some(token) {
-            self.see_exit(&mut state, &mut after);
+            self.see_exit(&mut state, token, events, &mut after);
         } else if state.watched.is_some_and(|(watched, _)| watched == token) {
             if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
                 self.receive_all(&mut state, &mut after);
@@ -61,6 +68,7 @@ impl Source for Node {
 impl Node {
     /// Sends what can be sent now; the hub sends the rest.
     pub(super) fn send_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) -> Result<(), Error> {
+        let mut limited = false;
         let wants_room = loop {
             let Link::Open(socket) = &state.link else {
                 return Ok(());
@@ -74,6 +82,10 @@ impl Node {
                 }
                 Ok(Sent::Empty | Sent::WaitForAnswer) => break false,
                 Ok(Sent::WaitForRoom) => break true,
+                Ok(Sent::WaitForLimit) => {
+                    limited = true;
+                    break false;
+                }
                 Err(error) => {
                     let error = match error.kind() {
                         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
@@ -93,6 +105,11 @@ impl Node {
         } else if unsent || state.tickets > 0 {
             // A process that was never asked anything says nothing that the hub must hear.
             self.watch(state, wants_room)?;
+            if let (true, Some((token, _))) = (limited, state.watched) {
+                Hub::get()
+                    .and_then(|hub| hub.remind(token, Instant::now() + ASK_AGAIN))
+                    .map_err(|error| Error::system("wait for room on the way to the process", error))?;
+            }
         }
         Ok(())
     }
@@ -109,6 +126,10 @@ impl Node {
         });
         let token = watched.map_err(|error| Error::system("watch the process's socket", error))?;
         state.watched = Some((token, events));
+        if self.parent.is_none() {
+            // Nobody else tells its end; an early template is not watched before there is something to wait for.
+            self.watch_exit(state)?;
+        }
         Ok(())
     }
 
@@ -170,8 +191,13 @@ impl Node {
                 state.outbox.answered();
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
                     (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd))),
-                    // Nobody could supervise it: closing its socket ends it.
-                    (Some(child), None) => child.never_born(&lost_pidfd(), after),
+                    // Nobody could supervise it.
+                    (Some(child), None) => {
+                        state.children.remove(&ticket);
+                        child.never_born(&lost_pidfd(), after);
+                        // A short command needs no descriptor, so nothing keeps it from being queued.
+                        let _ = state.outbox.push(Command::Kill { ticket }, Vec::new());
+                    }
                     (None, _) => {}
                 }
             }
@@ -196,9 +222,7 @@ impl Node {
             Report::TakenOver => {
                 state.set_free();
                 // From now on nobody reports its children's ends.
-                for child in state.children.values().filter_map(Weak::upgrade) {
-                    child.watch_exit();
-                }
+                state.watch_children(after);
             }
         }
     }
@@ -233,44 +257,63 @@ impl Node {
             state.children.remove(&fork.ticket);
             fork.child.never_born(why, after);
         }
+        state.watch_children(after);
         for child in std::mem::take(&mut state.children).into_values().filter_map(|child| child.upgrade()) {
             if matches!(child.state().birth, Birth::Awaited) {
                 child.never_born(why, after);
-            } else {
-                child.watch_exit();
             }
         }
     }
 
     /// Watches the process's end from here, where nobody is there to report it.
-    pub(crate) fn watch_exit(self: &Arc<Self>) {
-        let mut state = self.state();
+    pub(super) fn watch_exit(self: &Arc<Self>, state: &mut State) -> Result<(), Error> {
         if let (Birth::Born((_, Some(pidfd))), None, None) = (&state.birth, &state.exit, state.exit_watched) {
             let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, self.as_source()));
-            // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
-            match watched {
-                Ok(token) => state.exit_watched = Some(token),
-                Err(_) => state.exit = Some(Exit::seen_from_afar(None)),
-            }
+            state.exit_watched = Some(watched.map_err(|error| Error::system("watch for the process's end", error))?);
         }
+        Ok(())
     }
 
     /// The pidfd says that the process has ended.
-    fn see_exit(&self, state: &mut State, after: &mut Afterwards) {
+    fn see_exit(&self, state: &mut State, token: Token, events: EpollFlags, after: &mut Afterwards) {
         let Birth::Born((_, Some(pidfd))) = &state.birth else {
             return;
         };
         let exit = match wait::reap_by_pidfd(pidfd.as_fd()) {
             Ok(Some(reaped)) => Exit::from_reaped(&reaped, None),
             Ok(None) => return,
-            // Not a child of this process: its own parent, or init, reaps it.
-            Err(_) => Exit::seen_from_afar(pidfd::exit_status(pidfd.as_fd())),
+            // Not a child of this process: its own parent, or init, reaps it, and then the kernel can tell.
+            Err(_) => match pidfd::exit_status(pidfd.as_fd()) {
+                Ok(None) if events == EpollFlags::EPOLLIN => {
+                    // That it is reaped is a hangup (Linux 6.9). A parent that does not reap is not waited for.
+                    let changed = Hub::get().and_then(|hub| {
+                        hub.change(token, pidfd.as_fd(), EpollFlags::empty())?;
+                        hub.remind(token, Instant::now() + REAPED_WITHIN)
+                    });
+                    if changed.is_ok() {
+                        return;
+                    }
+                    Exit::seen_from_afar(None)
+                }
+                status => Exit::seen_from_afar(status.unwrap_or(None)),
+            },
         };
         self.ended(state, &exit, after);
     }
 }
 
 impl State {
+    /// The children's ends are seen from here, because their parent will not tell them.
+    pub(super) fn watch_children(&self, after: &mut Afterwards) {
+        for child in self.children.values().filter_map(Weak::upgrade) {
+            let mut state = child.state();
+            if child.watch_exit(&mut state).is_err() {
+                // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
+                child.ended(&mut state, &Exit::seen_from_afar(None), after);
+            }
+        }
+    }
+
     /// The socket is the user's from now on.
     fn set_free(&mut self) {
         self.unwatch();
