@@ -213,5 +213,6 @@ fn returned(name: &str, error: &BoxError) -> Failure {
 /// Runs user code; a panic becomes its words.
 fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     // What the code leaves half done is either dropped here or belongs to a process that is told of the failure.
-    panic::catch_unwind(AssertUnwindSafe(code)).map_err(|payload: Box<dyn Any + Send>| panic_words::take(&payload))
+    panic::catch_unwind(AssertUnwindSafe(code))
+        .map_err(|payload: Box<dyn Any + Send>| panic_words::take(payload.as_ref()))
 }

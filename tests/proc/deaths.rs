@@ -10,7 +10,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::running::kernel_tells_exits;
 use crate::support::scenario::{self, Scenario};
 use crate::support::{Outcome, test};
 
@@ -88,7 +87,8 @@ fn orphans_go_on() -> Outcome {
         assert!(process.try_wait().is_none());
         drop(process.socket()?);
         let exit = process.wait_timeout(SOON)?;
-        assert!(exit.success() || (exit.how == How::Unobserved && !kernel_tells_exits()?), "{exit}");
+        // How it ended is known only where init reaps it soon and the kernel is new enough.
+        assert!(exit.success() || exit.how == How::Unobserved, "{exit}");
     }
     Ok(())
 }
@@ -221,9 +221,11 @@ fn killed_master() -> Outcome {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     started.0.wait()?;
     for pid in pids.split_whitespace() {
-        // Gone, or a zombie that only waits for init.
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
+        // It has closed everything; it is gone or a zombie for init once it has ended its last steps.
+        while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(start.elapsed() < SOON, "{pid} lives on");
+            std::thread::yield_now();
+        }
     }
     Ok(())
 }

@@ -67,7 +67,8 @@ fn descriptors() -> Outcome {
     let mut template = Template::spawn()?;
     template.send_fd(File::open("/dev/null")?)?.call("open_carelessly", ())?.sync()?;
     // The shell's own pattern: it needs a descriptor of its own for the directory, which is gone in the check.
-    let command = ExecCommand::new("sh").args(["-c", "for fd in /proc/$$/fd/*; do [ -e $fd ] && echo ${fd##*/}; done"]);
+    let command =
+        ExecCommand::new("sh").args(["-c", "for fd in /proc/$$/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; exit 0"]);
     assert_eq!(output_of(&mut template, command)?, "0\n1\n2\n");
     Ok(())
 }

@@ -401,7 +401,10 @@ impl State {
     }
 
     fn unwatch(&mut self) {
-        if let (Some((token, _)), Link::Open(socket), Ok(hub)) = (self.watched.take(), &self.link, Hub::get()) {
+        // In this order: a program that has watched nothing must not get the hub's thread by a drop.
+        if let (Some((token, _)), Link::Open(socket)) = (self.watched.take(), &self.link)
+            && let Ok(hub) = Hub::get()
+        {
             hub.forget(token, socket);
         }
     }
@@ -411,7 +414,9 @@ impl State {
         let (token, Birth::Born((_, pidfd))) = (self.exit_watched.take(), &mut self.birth) else {
             return;
         };
-        if let (Some(token), Some(pidfd), Ok(hub)) = (token, pidfd.take(), Hub::get()) {
+        if let (Some(token), Some(pidfd)) = (token, pidfd.take())
+            && let Ok(hub) = Hub::get()
+        {
             hub.forget(token, pidfd.as_fd());
         }
     }
