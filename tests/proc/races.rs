@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_callback_for_an_end_that_has_come_is_called_at_once", late_callback),
         test("processes_run_and_dropped_before_birth_still_do_their_work", dropped_before_birth),
         test("processes_of_a_template_dropped_at_once_still_do_their_work", template_dropped_at_once),
+        test("a_child_of_a_process_that_becomes_a_program_is_told_of", child_of_a_program),
         test("many_threads_may_wait_for_one_end", many_wait),
         test("handles_dropped_by_many_threads_while_ends_come_in_harm_nobody", dropped_while_ending),
     ]
@@ -123,6 +124,20 @@ fn template_dropped_at_once() -> Outcome {
         append(&mut template, &std::fs::File::from(std::os::fd::OwnedFd::from(writer)), 100)?;
         drop(template);
         assert!(lines_of(reader)?.into_iter().eq(0..100));
+    }
+    Ok(())
+}
+
+fn child_of_a_program() -> Outcome {
+    let mut template = Template::spawn()?;
+    for _ in 0..20 {
+        let mut process = template.fork()?;
+        let child = process.fork()?.run("wait_for_master")?;
+        let program = process.exec(hatchery::proc::ExecCommand::new("true"))?;
+        assert!(child.pid()? > 0);
+        drop(child.socket()?);
+        child.wait_timeout(SOON)?;
+        assert!(program.wait_timeout(SOON)?.success());
     }
     Ok(())
 }

@@ -51,6 +51,8 @@ struct State {
     children: HashMap<Ticket, Weak<Node>>,
     syncs: BTreeMap<Ticket, Result<(), Failure>>,
     handover: Handover,
+    /// Another process forks it, and answers how that went or ends.
+    has_parent: bool,
     /// Nobody is left to take the socket.
     socket_unwanted: bool,
     birth: Birth,
@@ -147,7 +149,7 @@ impl Node {
         let operation = "fork";
         let mut state = self.state();
         let ticket = state.usable(operation)?.next_ticket();
-        let child = Node::new(Some(Arc::clone(self)), State::default());
+        let child = Node::new(Some(Arc::clone(self)), State { has_parent: true, ..State::default() });
         let fork = Fork { ticket, child: Arc::clone(&child) };
         state.outbox.push_fork(fork).map_err(|error| Error::system(operation, error))?;
         state.children.insert(ticket, Arc::downgrade(&child));
@@ -171,8 +173,10 @@ impl Node {
         let operation = "execute a program";
         let mut state = self.state();
         let command = Command::Exec(Box::new(message));
-        state.usable(operation)?.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
-        state.handover = Handover::OnceSent;
+        let answers = state.usable(operation)?.tickets > 0;
+        state.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
+        // Answers that are under way are still heard; the end of the conversation follows them.
+        state.handover = if answers { Handover::OnceAnnounced } else { Handover::OnceSent };
         self.send(state)
     }
 
@@ -384,9 +388,11 @@ impl State {
     /// The error of whoever waits for a process that will say nothing more.
     fn gone(&self, operation: &'static str) -> Option<Error> {
         // Of a process that was there the exit comes soon, and makes the better error.
-        let is_gone = match self.birth {
+        let is_gone = match &self.birth {
+            Birth::Failed(error) => return Some(error.clone()),
             Birth::Born(_) => self.exit.is_some(),
-            _ => matches!(self.link, Link::Closed) || self.exit.is_some(),
+            // Its socket may be closed before the process that was to fork it says why.
+            Birth::Awaited => self.exit.is_some() || (matches!(self.link, Link::Closed) && !self.has_parent),
         };
         is_gone.then(|| Error::Gone { operation, exit: self.exit.clone().map(Box::new) })
     }
