@@ -65,8 +65,11 @@ fn mixed_order() -> Outcome {
     Ok(())
 }
 
+/// Arguments and descriptors that a process was given.
+type Given = (Vec<Vec<u8>>, Vec<OwnedFd>);
+
 /// Everything that a process tells in as many messages as it has arguments or descriptors.
-fn told_all(socket: OwnedFd) -> Result<(Vec<Vec<u8>>, Vec<OwnedFd>), Box<dyn std::error::Error>> {
+fn told_all(socket: OwnedFd) -> Result<Given, Box<dyn std::error::Error>> {
     use hatchery::proc::{Channel, Received};
     let channel = Channel::<(), Vec<u8>>::new(socket);
     let (mut args, mut all) = (Vec::new(), Vec::new());
