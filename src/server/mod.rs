@@ -1,11 +1,16 @@
 //! The pre-fork server: listeners, the user's service, workers and their supervision.
 
 mod address;
+mod bind_error;
 mod ids;
+mod listener;
 mod message;
+mod socket_file;
 
 pub use address::{
     AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath,
     UNIX_NAME_MAX,
 };
+pub use bind_error::BindError;
 pub use ids::{Generation, Slot, WorkerId};
+pub use listener::{BACKLOG, Listener};

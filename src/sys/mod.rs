@@ -2,3 +2,9 @@
 //!
 //! This is the only folder in which `unsafe` may stand; each block says why it is sound.
 #![allow(unsafe_code)]
+
+pub(crate) mod inherited;
+#[cfg_attr(not(test), expect(dead_code, reason = "asked at the master's boot"))]
+pub(crate) mod kernel;
+#[cfg_attr(not(test), expect(dead_code, reason = "raised at the master's boot"))]
+pub(crate) mod limits;
