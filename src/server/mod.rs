@@ -5,6 +5,8 @@ mod bind_error;
 mod ids;
 mod listener;
 mod message;
+#[cfg_attr(not(test), expect(dead_code, reason = "written at the master's boot"))]
+mod pid_file;
 mod socket_file;
 
 pub use address::{
@@ -14,3 +16,4 @@ pub use address::{
 pub use bind_error::BindError;
 pub use ids::{Generation, Slot, WorkerId};
 pub use listener::{BACKLOG, Listener};
+pub use pid_file::PidFileError;
