@@ -2,8 +2,11 @@
 
 mod address;
 mod bind_error;
+mod config;
 mod ids;
 mod listener;
+#[cfg(feature = "cli")]
+mod logging;
 mod message;
 #[cfg_attr(not(test), expect(dead_code, reason = "written at the master's boot"))]
 mod pid_file;
@@ -14,6 +17,9 @@ pub use address::{
     UNIX_NAME_MAX,
 };
 pub use bind_error::BindError;
+pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use ids::{Generation, Slot, WorkerId};
 pub use listener::{BACKLOG, Listener};
+#[cfg(feature = "cli")]
+pub use logging::stderr_logger;
 pub use pid_file::PidFileError;
