@@ -19,6 +19,8 @@ pub use address::{
 pub use bind_error::BindError;
 pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use ids::{Generation, Slot, WorkerId};
+#[cfg(feature = "cli")]
+pub(crate) use listener::resolves;
 pub use listener::{BACKLOG, Listener};
 #[cfg(feature = "cli")]
 pub use logging::stderr_logger;
