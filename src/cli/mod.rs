@@ -1,6 +1,6 @@
 //! The `hatchery` command, and the same flags for a program's own server.
 //!
-//! Arguments are read as written ([`args`]), resolved ([`raw`]), and then either shown (`--check-config`)
+//! Arguments are read as written (`args`), resolved (`raw`), and then either shown (`--check-config`)
 //! or run. Every way out is an [`Exit`].
 
 mod args;
@@ -24,6 +24,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Whose flags are read.
+#[cfg_attr(not(test), expect(dead_code, reason = "the caller of `enter` chooses"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Front {
     /// `hatchery`, with its commands and shipped services.

@@ -25,8 +25,10 @@ fn refusal(line: &[&str]) -> NotRun {
 
 #[test]
 fn no_arguments_are_serve_with_its_defaults() {
-    let mut usual = Config::default();
-    usual.service = ServiceName::Hello;
+    let usual = Config {
+        service: ServiceName::Hello,
+        ..Config::default()
+    };
     assert_eq!(config(&[]), usual);
     assert_eq!(config(&["serve"]), usual);
     assert_eq!(config(&["--workers=7"]), config(&["serve", "--workers=7"]));
