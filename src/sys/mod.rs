@@ -6,6 +6,11 @@
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod inherited;
+#[cfg_attr(not(test), expect(dead_code, reason = "asked at the master's boot"))]
+pub(crate) mod kernel;
+#[cfg_attr(not(test), expect(dead_code, reason = "raised at the master's boot"))]
+pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod pidfd;
 pub(crate) mod plugin;
