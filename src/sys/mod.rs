@@ -19,3 +19,7 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod threads;
 pub(crate) mod wait;
+pub(crate) mod alarm;
+pub(crate) mod clock;
+pub(crate) mod shared;
+pub(crate) mod stream;
