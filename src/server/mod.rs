@@ -2,5 +2,6 @@
 
 mod ids;
 mod message;
+pub mod services;
 
 pub use ids::{Generation, Slot, WorkerId};
