@@ -1,0 +1,190 @@
+//! `hello`: the service that answers HTTP with the worker's own coordinates.
+//!
+//! `GET /` says which worker it was. The answer stands ready, so a request costs its parsing and one copy. With the
+//! argument `faults=true` there are the routes of [`faults`](super::faults) as well, for tests of
+//! everything that can happen to a worker.
+
+use std::any::Any;
+use std::io::{self, ErrorKind, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::exchange::{Exchange, Intake, SLOW_HEAD};
+use super::faults::{Fault, Faults};
+use super::http::date::DateClock;
+use super::http::response::{Answer, Prepared, Status};
+use super::http::{self, Head, Parsed, Persistence, Refusal};
+use crate::server::{BoxError, Conn, Fill, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+
+const METHODS: &str = "GET, HEAD";
+
+/// The service `hello`.
+#[derive(Debug)]
+pub struct Hello {
+    greeting: Prepared,
+    date: DateClock,
+    /// None: there are no such routes.
+    faults: Option<Faults>,
+}
+
+impl Service for Hello {
+    type Preload = ();
+
+    fn preload(_: &PreloadCx) -> Result<()> {
+        Ok(())
+    }
+
+    fn start((): &'static (), cx: &WorkerCx) -> Result<Self> {
+        let faults = match cx.arg_opt("faults") {
+            Some("true") => true,
+            None | Some("false") => false,
+            Some(other) => return Err(format!("the argument faults is true or false, not {other:?}").into()),
+        };
+        let greeting = format!(
+            "hello from slot {} pid {} generation {}\n",
+            cx.slot(),
+            cx.pid(),
+            cx.generation()
+        );
+        Ok(Hello::new(greeting, faults))
+    }
+
+    fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
+        loop {
+            conn.consume(http::leading_blank(conn.buffer()));
+            if let Some(next) = self.answer(conn, cx)? {
+                return Ok(next);
+            }
+            // The rest may have come since; if not, the connection waits for it without the worker.
+            match conn.try_fill()? {
+                Fill::Read(_) => {}
+                Fill::Eof => return Ok(Next::Close),
+                Fill::WouldBlock => return Ok(Next::Park),
+            }
+        }
+    }
+}
+
+/// Who answers a request.
+enum Route {
+    Greeting,
+    Fault(Fault),
+    Nobody(Answer),
+}
+
+impl Hello {
+    fn new(greeting: String, faults: bool) -> Hello {
+        let mut date = DateClock::new();
+        Hello {
+            greeting: Prepared::new(&Answer::ok(greeting), date.now()),
+            date,
+            faults: faults.then(Faults::default),
+        }
+    }
+
+    /// Answers the request at the front of the buffer; none if it is not whole yet.
+    fn answer(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Option<Next>> {
+        let head = match http::parse(conn.buffer()) {
+            Ok(Parsed::Head(head)) => head,
+            Ok(Parsed::Incomplete) if !conn.timed_out() => return Ok(None),
+            Ok(Parsed::Incomplete) if conn.buffer().is_empty() => return Ok(Some(Next::Close)),
+            Ok(Parsed::Incomplete) => return self.refuse(conn, SLOW_HEAD).map(Some),
+            Err(refusal) => return self.refuse(conn, refusal).map(Some),
+        };
+        cx.label(head.label);
+        let mut exchange = Exchange::new(&head, cx.draining());
+        let route = self.route(&head);
+        match route {
+            // The final answer spares the client its body; but what it sends now is anybody's guess.
+            Route::Nobody(answer) if exchange.asks_first() => {
+                exchange.persistence = Persistence::Close;
+                self.send(conn, &answer, &exchange)?;
+                conn.linger();
+                return Ok(Some(Next::Close));
+            }
+            _ => {}
+        }
+        match exchange.take_message(conn)? {
+            Intake::Whole => {}
+            Intake::Incomplete => return Ok(None),
+            Intake::Gone => return Ok(Some(Next::Close)),
+            Intake::Refused(refusal) => return self.refuse(conn, refusal).map(Some),
+        }
+        match route {
+            Route::Greeting => {
+                let date = self.date.now();
+                conn.write_all(self.greeting.bytes(exchange.persistence, exchange.head_only, date))?;
+            }
+            Route::Nobody(answer) => self.send(conn, &answer, &exchange)?,
+            Route::Fault(fault) => self.commit(&fault, conn, cx, &mut exchange)?,
+        }
+        Ok(Some(exchange.next(conn, cx.draining())))
+    }
+
+    fn route(&self, head: &Head<'_>) -> Route {
+        let taken = matches!(head.method, "GET" | "HEAD");
+        match (head.path, &self.faults) {
+            ("/", _) if taken => Route::Greeting,
+            _ if !head.method_is_known() => Route::Nobody(Answer::error(
+                Status::NotImplemented,
+                "the method is not known here",
+            )),
+            ("/", _) => Route::Nobody(Answer::not_allowed(METHODS)),
+            (path, Some(_)) => match Fault::parse(path, head.query) {
+                None => not_found(),
+                Some(_) if !taken => Route::Nobody(Answer::not_allowed(METHODS)),
+                Some(Ok(fault)) => Route::Fault(fault),
+                Some(Err(bad)) => Route::Nobody(Answer::error(Status::BadRequest, &bad.to_string())),
+            },
+            _ => not_found(),
+        }
+    }
+
+    /// Does what a fault route is there for. A deadline is answered 504, a panic 500, and both are the worker loop's to
+    /// log; the worker lives.
+    fn commit(
+        &mut self,
+        fault: &Fault,
+        conn: &mut Conn,
+        cx: &RequestCx<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let Some(faults) = &mut self.faults else {
+            return Ok(());
+        };
+        // Nothing of the service's own is half changed by a fault that panics.
+        let (status, error): (_, BoxError) = match catch_unwind(AssertUnwindSafe(|| faults.commit(fault, cx))) {
+            Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
+            Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => (Status::GatewayTimeout, error.into()),
+            Ok(Err(error)) => (Status::InternalError, error.into()),
+            Err(panic) => (Status::InternalError, panic_words(&*panic).into()),
+        };
+        exchange.persistence = Persistence::Close;
+        self.send(conn, &Answer::error(status, &error.to_string()), exchange)?;
+        Err(error)
+    }
+
+    /// Says why and ends the connection, slowly: what the client still sends must not reset it.
+    fn refuse(&mut self, conn: &mut Conn, refusal: Refusal) -> Result<Next> {
+        let answer = Answer::error(refusal.status, refusal.why);
+        conn.write_all(&answer.to_bytes(Persistence::Close, self.date.now()))?;
+        conn.linger();
+        Ok(Next::Close)
+    }
+
+    fn send(&mut self, conn: &mut Conn, answer: &Answer, exchange: &Exchange) -> Result<()> {
+        let bytes = answer.to_bytes(exchange.persistence, self.date.now());
+        let body = if exchange.head_only { answer.text.len() } else { 0 };
+        conn.write_all(&bytes[..bytes.len() - body])?;
+        Ok(())
+    }
+}
+
+fn not_found() -> Route {
+    Route::Nobody(Answer::error(Status::NotFound, "there is nothing at this path"))
+}
+
+fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().copied();
+    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the route panicked: {}", words.unwrap_or("without words"))
+}
