@@ -44,7 +44,9 @@ impl Service for Echo {
             match begins_with(conn.buffer()) {
                 Begins::Line { length, text } => return self.echo(conn, cx, length, text),
                 Begins::TooLong => return refuse(conn, "a line is longer than 65536 bytes"),
-                Begins::Part if conn.timed_out() => return refuse(conn, "a line took too long to arrive"),
+                Begins::Part if conn.timed_out() => {
+                    return refuse(conn, "a line took too long to arrive");
+                }
                 Begins::Part => {}
             }
             match conn.try_fill()? {
@@ -61,7 +63,13 @@ impl Service for Echo {
 }
 
 impl Echo {
-    fn echo(&mut self, conn: &mut Conn, cx: &RequestCx<'_>, length: usize, text: usize) -> Result<Next> {
+    fn echo(
+        &mut self,
+        conn: &mut Conn,
+        cx: &RequestCx<'_>,
+        length: usize,
+        text: usize,
+    ) -> Result<Next> {
         self.line.clear();
         self.line.extend_from_slice(&conn.buffer()[..length]);
         conn.consume(length);
@@ -80,12 +88,19 @@ fn begins_with(received: &[u8]) -> Begins {
     let window = &received[..received.len().min(MAX_LINE + 2)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         let returned = usize::from(window.ends_with(b"\r"));
-        return if window.len() - returned > MAX_LINE { Begins::TooLong } else { Begins::Part };
+        return if window.len() - returned > MAX_LINE {
+            Begins::TooLong
+        } else {
+            Begins::Part
+        };
     };
     let returned = usize::from(window[..end].ends_with(b"\r"));
     match end - returned {
         text if text > MAX_LINE => Begins::TooLong,
-        text => Begins::Line { length: end + 1, text },
+        text => Begins::Line {
+            length: end + 1,
+            text,
+        },
     }
 }
 

@@ -14,7 +14,10 @@ use crate::server::{Conn, Next};
 const PARKED_MESSAGE: usize = MAX_HEAD;
 
 /// The refusal of a head that did not end before the deadline.
-pub(super) const SLOW_HEAD: Refusal = Refusal::new(Status::RequestTimeout, "the request took too long to arrive");
+pub(super) const SLOW_HEAD: Refusal = Refusal::new(
+    Status::RequestTimeout,
+    "the request took too long to arrive",
+);
 const SLOW_BODY: Refusal = Refusal::new(Status::RequestTimeout, "the body took too long to arrive");
 
 /// The part of a head that the exchange needs after the head is gone from the buffer.
@@ -49,7 +52,11 @@ impl Exchange {
             head_length: head.length,
             framing: head.framing,
             expects_continue: head.expects_continue,
-            persistence: if draining { Persistence::Close } else { head.persistence },
+            persistence: if draining {
+                Persistence::Close
+            } else {
+                head.persistence
+            },
             head_only: head.is_head(),
         }
     }
@@ -122,7 +129,9 @@ fn receive_rest(conn: &mut Conn, mut body: Body) -> io::Result<Intake> {
         match conn.fill() {
             Ok(0) => return Ok(Intake::Gone),
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(Intake::Refused(SLOW_BODY)),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Ok(Intake::Refused(SLOW_BODY));
+            }
             Err(error) => return Err(error),
         }
         match body.advance(conn.buffer()) {

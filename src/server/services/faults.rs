@@ -64,8 +64,12 @@ impl Fault {
             "panic" => Ok(Fault::Panic),
             "segv" => Ok(Fault::Segv),
             "abort" => Ok(Fault::Abort),
-            "exit" => query.number("code", MAX_CODE).map(|code| Fault::Exit(code as i32)),
-            "leak" => query.number("mb", MAX_MB).map(|mb| Fault::Leak(mb as usize)),
+            "exit" => query
+                .number("code", MAX_CODE)
+                .map(|code| Fault::Exit(code as i32)),
+            "leak" => query
+                .number("mb", MAX_MB)
+                .map(|mb| Fault::Leak(mb as usize)),
             "flock" => query.flock(),
             "spawn" => query.duration().map(Fault::Spawn),
             _ => return None,
@@ -79,11 +83,16 @@ struct Query<'q>(&'q str);
 impl Query<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
+        pairs
+            .filter(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+            .next()
     }
 
     fn number(&self, name: &'static str, most: u32) -> Result<u32, BadQuery> {
-        let digits = self.get(name).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let digits = self
+            .get(name)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let number = digits.and_then(|digits| digits.parse().ok());
         number
             .filter(|number| *number <= most)
@@ -96,7 +105,10 @@ impl Query<'_> {
     }
 
     fn flock(&self) -> Result<Fault, BadQuery> {
-        let path = self.get("path").and_then(percent_decoded).ok_or(BadQuery::Path)?;
+        let path = self
+            .get("path")
+            .and_then(percent_decoded)
+            .ok_or(BadQuery::Path)?;
         if !path.starts_with('/') || path.contains('\0') {
             return Err(BadQuery::Path);
         }
@@ -135,7 +147,9 @@ impl Faults {
     #[allow(clippy::panic)]
     pub(super) fn commit(&mut self, fault: &Fault, cx: &RequestCx<'_>) -> io::Result<String> {
         match fault {
-            Fault::Sleep(how_long) => sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n")),
+            Fault::Sleep(how_long) => {
+                sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n"))
+            }
             Fault::Spin(how_long) => Ok(spin(*how_long)),
             Fault::Panic => panic!("asked for by /fault/panic"),
             Fault::Segv => segv(),
@@ -166,7 +180,10 @@ fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let millis = left.as_nanos().div_ceil(1_000_000);
-        match poll(&mut [], PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut [],
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX),
+        ) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => in_time(cx)?,
             Err(error) => return Err(error.into()),
@@ -200,8 +217,17 @@ fn segv() -> io::Result<String> {
 }
 
 fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<String> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
-    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let named = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot lock {}: {error}", path.display()),
+        )
+    };
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
     let mut file = open.map_err(named)?;
     let _guard = loop {
         file = match Flock::lock(file, FlockArg::LockExclusive) {
@@ -224,7 +250,10 @@ fn spawn_sleep(how_long: Duration) -> io::Result<String> {
         .process_group(0)
         .output()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))?;
-    Ok(format!("spawned pid {}", String::from_utf8_lossy(&output.stdout)))
+    Ok(format!(
+        "spawned pid {}",
+        String::from_utf8_lossy(&output.stdout)
+    ))
 }
 
 #[cfg(test)]
@@ -250,7 +279,10 @@ mod tests {
             path: "/tmp/a b%".into(),
             hold: ms(7),
         };
-        assert_eq!(Fault::parse("/fault/flock", "path=/tmp/a%20b%25&ms=7"), Some(Ok(flock)));
+        assert_eq!(
+            Fault::parse("/fault/flock", "path=/tmp/a%20b%25&ms=7"),
+            Some(Ok(flock))
+        );
     }
 
     #[test]
@@ -260,7 +292,11 @@ mod tests {
             ("/fault/sleep", "ms=", "ms: a number from 0 to 600000"),
             ("/fault/sleep", "ms=+1", "ms: a number from 0 to 600000"),
             ("/fault/spin", "ms=600001", "ms: a number from 0 to 600000"),
-            ("/fault/spin", "ms=99999999999999999999", "ms: a number from 0 to 600000"),
+            (
+                "/fault/spin",
+                "ms=99999999999999999999",
+                "ms: a number from 0 to 600000",
+            ),
             ("/fault/exit", "code=256", "code: a number from 0 to 255"),
             ("/fault/exit", "code=-1", "code: a number from 0 to 255"),
             ("/fault/leak", "mb=1025", "mb: a number from 0 to 1024"),
@@ -281,7 +317,14 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_faults() {
-        for path in ["/", "/fault", "/fault/", "/fault/sleep/", "/faults/panic", "/fault/Panic"] {
+        for path in [
+            "/",
+            "/fault",
+            "/fault/",
+            "/fault/sleep/",
+            "/faults/panic",
+            "/fault/Panic",
+        ] {
             assert_eq!(Fault::parse(path, "ms=1"), None, "{path}");
         }
     }

@@ -37,7 +37,9 @@ impl Service for Hello {
         let faults = match cx.arg_opt("faults") {
             Some("true") => true,
             None | Some("false") => false,
-            Some(other) => return Err(format!("the argument faults is true or false, not {other:?}").into()),
+            Some(other) => {
+                return Err(format!("the argument faults is true or false, not {other:?}").into());
+            }
         };
         let greeting = format!(
             "hello from slot {} pid {} generation {}\n",
@@ -112,7 +114,11 @@ impl Hello {
         match route {
             Route::Greeting => {
                 let date = self.date.now();
-                conn.write_all(self.greeting.bytes(exchange.persistence, exchange.head_only, date))?;
+                conn.write_all(self.greeting.bytes(
+                    exchange.persistence,
+                    exchange.head_only,
+                    date,
+                ))?;
             }
             Route::Nobody(answer) => self.send(conn, &answer, &exchange)?,
             Route::Fault(fault) => self.commit(&fault, conn, cx, &mut exchange)?,
@@ -133,7 +139,9 @@ impl Hello {
                 None => not_found(),
                 Some(_) if !taken => Route::Nobody(Answer::not_allowed(METHODS)),
                 Some(Ok(fault)) => Route::Fault(fault),
-                Some(Err(bad)) => Route::Nobody(Answer::error(Status::BadRequest, &bad.to_string())),
+                Some(Err(bad)) => {
+                    Route::Nobody(Answer::error(Status::BadRequest, &bad.to_string()))
+                }
             },
             _ => not_found(),
         }
@@ -152,12 +160,15 @@ impl Hello {
             return Ok(());
         };
         // Nothing of the service's own is half changed by a fault that panics.
-        let (status, error): (_, BoxError) = match catch_unwind(AssertUnwindSafe(|| faults.commit(fault, cx))) {
-            Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
-            Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => (Status::GatewayTimeout, error.into()),
-            Ok(Err(error)) => (Status::InternalError, error.into()),
-            Err(panic) => (Status::InternalError, panic_words(&*panic).into()),
-        };
+        let (status, error): (_, BoxError) =
+            match catch_unwind(AssertUnwindSafe(|| faults.commit(fault, cx))) {
+                Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
+                Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => {
+                    (Status::GatewayTimeout, error.into())
+                }
+                Ok(Err(error)) => (Status::InternalError, error.into()),
+                Err(panic) => (Status::InternalError, panic_words(&*panic).into()),
+            };
         exchange.persistence = Persistence::Close;
         self.send(conn, &Answer::error(status, &error.to_string()), exchange)?;
         Err(error)
@@ -173,14 +184,21 @@ impl Hello {
 
     fn send(&mut self, conn: &mut Conn, answer: &Answer, exchange: &Exchange) -> Result<()> {
         let bytes = answer.to_bytes(exchange.persistence, self.date.now());
-        let body = if exchange.head_only { answer.text.len() } else { 0 };
+        let body = if exchange.head_only {
+            answer.text.len()
+        } else {
+            0
+        };
         conn.write_all(&bytes[..bytes.len() - body])?;
         Ok(())
     }
 }
 
 fn not_found() -> Route {
-    Route::Nobody(Answer::error(Status::NotFound, "there is nothing at this path"))
+    Route::Nobody(Answer::error(
+        Status::NotFound,
+        "there is nothing at this path",
+    ))
 }
 
 fn panic_words(panic: &(dyn Any + Send)) -> String {

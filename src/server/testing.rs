@@ -1,0 +1,117 @@
+//! What tests of services and of the worker loop share: connections over socket pairs, a worker
+//! without a master.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use slog::{Discard, Logger, o};
+
+use super::acceptor::Acceptor;
+use super::conn::Conn;
+use super::drain::MasterLink;
+use super::scoreboard::{Board, Record};
+use super::service::{RequestCx, WorkerCx};
+use super::worker_config::{WorkerBirth, WorkerConfig};
+use super::{Generation, Slot, WorkerId};
+use crate::sys::clock::Monotonic;
+
+/// A connection, and its client.
+pub(crate) fn conn_pair() -> (Conn, UnixStream) {
+    let (served, client) = UnixStream::pair().expect("a socket pair");
+    (Conn::from_fd(served.into()).expect("a connection"), client)
+}
+
+pub(crate) fn birth() -> WorkerBirth {
+    WorkerBirth {
+        slot: Slot(0),
+        generation: Generation(1),
+        id: WorkerId(1),
+        record: 0,
+    }
+}
+
+pub(crate) fn record(board: &Board) -> Record {
+    Record::map(board.as_fd(), &birth(), std::process::id()).expect("a record")
+}
+
+/// A worker without listeners and without a loop, to call `serve` in.
+pub(crate) struct Bench {
+    pub(crate) board: Board,
+    pub(crate) config: WorkerConfig,
+    birth: WorkerBirth,
+    record: Record,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let board = Board::new(1).expect("a scoreboard");
+        let record = record(&board);
+        Self {
+            board,
+            config: WorkerConfig::default(),
+            birth: birth(),
+            record,
+        }
+    }
+
+    /// What `serve` is given.
+    pub(crate) fn request(&self, draining: bool, left: Option<Duration>) -> RequestCx<'_> {
+        RequestCx {
+            config: &self.config,
+            birth: &self.birth,
+            record: &self.record,
+            pid: std::process::id(),
+            draining,
+            deadline: left.map(|left| Monotonic::now().after(left)),
+        }
+    }
+}
+
+/// The worker's end of a socket whose other end stands for the master: a byte or EOF means "drain",
+/// `r` comes back for "ready".
+pub(crate) struct TestLink(UnixStream);
+
+impl TestLink {
+    pub(crate) fn pair() -> (Self, UnixStream) {
+        let (link, master) = UnixStream::pair().expect("a socket pair");
+        (Self(link), master)
+    }
+}
+
+impl MasterLink for TestLink {
+    fn ready(&self) -> io::Result<()> {
+        io::Write::write_all(&mut &self.0, b"r")
+    }
+
+    fn start_failed(&self, words: &str) -> io::Result<()> {
+        io::Write::write_all(&mut &self.0, words.as_bytes())
+    }
+
+    fn poll_drain(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A worker's context over these listeners, and the master's end of its socket.
+pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig) -> (WorkerCx, UnixStream) {
+    let (link, master) = TestLink::pair();
+    let board = Board::new(1).expect("a scoreboard");
+    let log = Logger::root(Discard, o!());
+    let cx = WorkerCx::new(
+        acceptors,
+        config,
+        birth(),
+        Box::new(link),
+        record(&board),
+        log,
+    );
+    (cx.expect("a worker's context"), master)
+}
