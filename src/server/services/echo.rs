@@ -54,7 +54,7 @@ impl Service for Echo {
                 Fill::WouldBlock => return Ok(Next::Park),
                 Fill::Eof => {
                     let rest = conn.buffer().len();
-                    self.echo(conn, cx, rest, rest)?;
+                    let _ = self.echo(conn, cx, rest, rest)?;
                     return Ok(Next::Close);
                 }
             }
@@ -108,4 +108,75 @@ fn refuse(conn: &mut Conn, why: &str) -> Result<Next> {
     writeln!(conn, "ERR {why}")?;
     conn.linger();
     Ok(Next::Close)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Client;
+    use super::*;
+
+    fn client() -> Client<Echo> {
+        Client::new(Echo::default())
+    }
+
+    #[test]
+    fn lines_come_back_in_order_with_the_ends_they_have() {
+        let lines = "one\ntwo\r\n\n\r\n\u{e4}\rb\n";
+        assert_eq!(client().say(lines), lines);
+        let mut client = client();
+        let answers: String = lines.bytes().map(|byte| client.say([byte])).collect();
+        assert_eq!(answers, lines);
+        assert!(!client.is_closed());
+    }
+
+    #[test]
+    fn half_a_line_waits_without_the_worker() {
+        let mut client = client();
+        assert_eq!(client.say("one\ntw"), "one\n");
+        assert_eq!(client.say("o"), "");
+        assert_eq!(client.say("\n"), "two\n");
+        assert_eq!(client.label(), b"two");
+    }
+
+    #[test]
+    fn half_a_line_that_stays_half_is_refused_at_its_deadline() {
+        let mut client = client();
+        client.say("half");
+        assert_eq!(client.time_out(), "ERR a line took too long to arrive\n");
+        assert!(client.is_closed() && client.lingered);
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_comes_back_too() {
+        let mut client = client();
+        assert_eq!(client.say("one\nlast"), "one\n");
+        assert_eq!(client.hang_up(), "last");
+        assert!(client.is_closed());
+    }
+
+    #[test]
+    fn quit_closes_after_what_came_before_it() {
+        for quit in ["quit\n", "quit\r\n"] {
+            let mut client = client();
+            assert_eq!(client.say(format!("quiet\n{quit}")), "quiet\n");
+            assert!(client.is_closed());
+        }
+    }
+
+    #[test]
+    fn the_longest_line_comes_back_and_a_longer_one_is_refused() {
+        for end in ["\n", "\r\n"] {
+            let longest = "x".repeat(MAX_LINE) + end;
+            assert_eq!(client().say(&longest), longest);
+            let mut client = client();
+            assert_eq!(
+                client.say("x".to_owned() + &longest),
+                "ERR a line is longer than 65536 bytes\n"
+            );
+            assert!(client.is_closed() && client.lingered);
+        }
+        let mut endless = client();
+        assert_eq!(endless.say("x".repeat(MAX_LINE)), "");
+        assert_eq!(endless.say("xx"), "ERR a line is longer than 65536 bytes\n");
+    }
 }

@@ -5,7 +5,7 @@
 //! everything that can happen to a worker.
 
 use std::any::Any;
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::exchange::{Exchange, Intake, SLOW_HEAD};
@@ -206,3 +206,6 @@ fn panic_words(panic: &(dyn Any + Send)) -> String {
     let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the route panicked: {}", words.unwrap_or("without words"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,155 +1,97 @@
-//! A worker's side of one connection for tests: a real socket pair, and the worker loop's rules for one client.
+//! One client of a service over a real socket pair, with the worker loop's rules for its connection.
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::server::scoreboard::{Board, Record};
-use crate::server::worker_config::{WorkerBirth, WorkerConfig};
-use crate::server::{Conn, Fill, Generation, Next, RequestCx, Service, Slot, WorkerId};
-use crate::sys::clock::Monotonic;
+use crate::server::testing::{Bench, conn_pair};
+use crate::server::{Conn, Fill, Next, Service};
 
-/// What the contexts of one worker are made of.
-pub(super) struct Worker {
-    config: WorkerConfig,
-    birth: WorkerBirth,
-    record: Record,
-    pub draining: bool,
-    pub request_timeout: Duration,
-}
-
-impl Worker {
-    pub(super) fn new() -> Worker {
-        let birth = WorkerBirth {
-            slot: Slot(3),
-            generation: Generation(7),
-            id: WorkerId(1),
-            record: 0,
-        };
-        let board = Board::new(1).expect("a scoreboard");
-        Worker {
-            record: Record::map(board.as_fd(), &birth, 42).expect("its record"),
-            config: WorkerConfig {
-                args: BTreeMap::new(),
-                ..WorkerConfig::default()
-            },
-            birth,
-            draining: false,
-            request_timeout: Duration::from_secs(20),
-        }
-    }
-
-    pub(super) fn label(&self) -> Vec<u8> {
-        self.record.label()
-    }
-
-    pub(super) fn deadline(&self) -> Monotonic {
-        Monotonic::now().after(self.request_timeout)
-    }
-
-    pub(super) fn request(&self, deadline: Monotonic) -> RequestCx<'_> {
-        RequestCx {
-            config: &self.config,
-            birth: &self.birth,
-            record: &self.record,
-            pid: 42,
-            draining: self.draining,
-            deadline: Some(deadline),
-        }
-    }
-}
-
-/// One client of a service, with its worker.
+/// A client and the worker that serves it, in one thread: what is sent is served at once.
 pub(super) struct Client<S> {
-    pub worker: Worker,
-    pub service: S,
+    pub(super) bench: Bench,
+    pub(super) draining: bool,
+    /// What each call of `serve` has left until its deadline.
+    pub(super) left: Duration,
+    pub(super) socket: UnixStream,
+    /// Why the service gave the connection up, if it gave an error.
+    pub(super) error: Option<String>,
+    /// The worker was asked for a slow close.
+    pub(super) lingered: bool,
+    service: S,
     /// None: the worker has closed it.
-    pub conn: Option<Conn>,
-    socket: UnixStream,
-    /// Whether the worker asked for a slow close.
-    pub lingered: bool,
-    pub error: Option<String>,
+    conn: Option<Conn>,
 }
 
 impl<S: Service> Client<S> {
-    pub(super) fn new(service: S) -> Client<S> {
-        let (socket, other) = UnixStream::pair().expect("a socket pair");
+    pub(super) fn new(service: S) -> Self {
+        let (conn, socket) = conn_pair();
         socket.set_nonblocking(true).expect("non-blocking");
         Client {
-            worker: Worker::new(),
-            service,
-            conn: Some(Conn::from_fd(other.into()).expect("a connection")),
+            bench: Bench::new(),
+            draining: false,
+            left: Duration::from_secs(20),
             socket,
-            lingered: false,
             error: None,
+            lingered: false,
+            service,
+            conn: Some(conn),
         }
     }
 
-    /// Sends a piece, lets the worker do what it can, and gives what it answered.
+    /// Sends a piece, lets the worker do what it can without more, and gives what it answered.
     pub(super) fn say(&mut self, piece: impl AsRef<[u8]>) -> String {
-        let mut heard = Vec::new();
-        // A slow close of the worker's would take what is sent after its answer.
-        for part in piece.as_ref().chunks(32 * 1024) {
-            if self.conn.is_some() {
-                self.socket.write_all(part).expect("room in the socket");
-            }
-            self.serve_what_is_there(false);
-            self.hear(&mut heard);
+        if self.conn.is_some() {
+            let mut socket = &self.socket;
+            socket
+                .write_all(piece.as_ref())
+                .expect("room in the socket");
         }
-        String::from_utf8_lossy(&heard).into_owned()
+        self.serve(false)
     }
 
-    /// Sends the end of all input, and gives the worker's last answers.
+    /// Says that nothing more comes, and gives the last answers.
     pub(super) fn hang_up(&mut self) -> String {
-        self.socket
-            .shutdown(std::net::Shutdown::Write)
-            .expect("a connected socket");
-        let mut heard = Vec::new();
-        self.serve_what_is_there(false);
-        self.hear(&mut heard);
-        String::from_utf8_lossy(&heard).into_owned()
+        self.socket.shutdown(Shutdown::Write).expect("a socket");
+        self.serve(false)
     }
 
-    /// The deadline of an incomplete request passes.
+    /// Lets the deadline of an incomplete request pass.
     pub(super) fn time_out(&mut self) -> String {
-        let mut heard = Vec::new();
-        self.serve_what_is_there(true);
-        self.hear(&mut heard);
-        String::from_utf8_lossy(&heard).into_owned()
+        self.serve(true)
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.conn.is_none()
     }
 
-    fn hear(&mut self, heard: &mut Vec<u8>) {
-        match self.socket.read_to_end(heard) {
+    pub(super) fn label(&self) -> Vec<u8> {
+        self.bench.board.read(0).expect("a record").label
+    }
+
+    fn serve(&mut self, timed_out: bool) -> String {
+        if let Some(mut conn) = self.conn.take() {
+            if self.serve_until_parked(&mut conn, timed_out) == Next::Park {
+                self.conn = Some(conn);
+            } else {
+                self.lingered = conn.lingers();
+            }
+        }
+        let mut heard = Vec::new();
+        match self.socket.read_to_end(&mut heard) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // The pair was closed with unread bytes in it.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => assert!(
-                other.is_ok() && self.conn.is_none(),
-                "{other:?} on an open connection"
-            ),
+            other => assert!(other.is_ok() && self.is_closed(), "{other:?}"),
         }
+        String::from_utf8(heard).expect("answers in UTF-8")
     }
 
-    fn serve_what_is_there(&mut self, timed_out: bool) {
-        let Some(mut conn) = self.conn.take() else {
-            return;
-        };
-        if self.serve(&mut conn, timed_out) == Next::Park {
-            self.conn = Some(conn);
-        } else {
-            self.lingered = conn.lingers();
-        }
-    }
-
-    fn serve(&mut self, conn: &mut Conn, timed_out: bool) -> Next {
-        let mut more = !conn.buffer().is_empty() && timed_out;
+    fn serve_until_parked(&mut self, conn: &mut Conn, timed_out: bool) -> Next {
+        let mut serve_again = timed_out;
         let next = loop {
-            if !more {
+            if !serve_again {
                 match conn.try_fill() {
                     Ok(Fill::Read(_)) => {}
                     Ok(Fill::WouldBlock) => break Next::Park,
@@ -157,10 +99,10 @@ impl<S: Service> Client<S> {
                     Ok(Fill::Eof) | Err(_) => break Next::Close,
                 }
             }
-            let deadline = self.worker.deadline();
-            conn.begin(Some(deadline), timed_out);
-            match self.service.serve(conn, &mut self.worker.request(deadline)) {
-                Ok(Next::Park) => more = conn.has_consumed() && !conn.buffer().is_empty(),
+            let mut cx = self.bench.request(self.draining, Some(self.left));
+            conn.begin(cx.deadline, timed_out);
+            match self.service.serve(conn, &mut cx) {
+                Ok(Next::Park) => serve_again = conn.has_consumed() && !conn.buffer().is_empty(),
                 Ok(Next::Close) => break Next::Close,
                 Err(error) => {
                     self.error = Some(error.to_string());
@@ -168,6 +110,7 @@ impl<S: Service> Client<S> {
                 }
             }
         };
+        // A client that is gone hears nothing.
         let _ = conn.flush();
         next
     }
