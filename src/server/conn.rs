@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -261,14 +262,22 @@ fn line_error(words: String) -> io::Error {
 
 /// What only the worker loop does with a connection.
 impl Conn {
-    /// Puts the worker's own buffers into a connection that has none of its own. The same call
-    /// takes them back, as far as they are empty.
-    pub(super) fn exchange_buffers(&mut self, spare: &mut Buffers) {
-        if self.input.is_empty() {
-            std::mem::swap(&mut self.input, &mut spare.input);
+    /// Takes the worker's buffers for a visit, with what the connection holds put into them.
+    pub(super) fn borrow_buffers(&mut self, spare: &mut Buffers) {
+        self.input.unpack_into(&mut spare.input);
+        if self.output.capacity() == 0 {
+            mem::swap(&mut self.output, &mut spare.output);
         }
+    }
+
+    /// Gives the buffers back and keeps what little memory the unconsumed bytes need.
+    pub(super) fn return_buffers(&mut self, spare: &mut Buffers) {
+        self.input.pack_from(&mut spare.input);
         if self.output.is_empty() {
-            std::mem::swap(&mut self.output, &mut spare.output);
+            spare.output = mem::take(&mut self.output);
+            if spare.output.capacity() > 4 * MUCH_OUTPUT {
+                spare.output = Vec::new();
+            }
         }
     }
 
@@ -284,8 +293,23 @@ impl Conn {
         self.consumed
     }
 
-    pub(super) fn lingers(&self) -> bool {
-        self.lingers
+    /// Closes the sending side, if the service has asked for a slow close and the client is there.
+    pub(super) fn begin_linger(&mut self) -> bool {
+        self.lingers && !self.ended && stream::shut_write(self.socket.as_fd()).is_ok()
+    }
+
+    /// Drops what has come, up to `left` bytes. False when there is nothing more to wait for.
+    pub(super) fn drop_input(&mut self, left: &mut usize) -> bool {
+        let mut dropped = [0; 4096];
+        while *left > 0 {
+            match stream::receive(self.socket.as_fd(), &mut dropped) {
+                Err(Errno::EAGAIN) => return true,
+                Err(Errno::EINTR) => {}
+                Ok(0) | Err(_) => return false,
+                Ok(count) => *left = left.saturating_sub(count),
+            }
+        }
+        false
     }
 
     /// Where the output stands, for [`forget_output_after`](Self::forget_output_after).
@@ -304,16 +328,6 @@ impl Conn {
 pub(super) struct Buffers {
     input: Input,
     output: Vec<u8>,
-}
-
-impl Buffers {
-    /// Gives memory back that one large request has taken.
-    pub(super) fn trim(&mut self) {
-        self.input.trim();
-        if self.output.capacity() > 4 * MUCH_OUTPUT {
-            self.output = Vec::new();
-        }
-    }
 }
 
 impl Read for Conn {

@@ -1,6 +1,7 @@
 //! Bytes received and not yet consumed.
 
 use std::io;
+use std::mem;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
@@ -9,6 +10,9 @@ use crate::sys::stream;
 
 /// What a buffer holds at first; a request's head nearly always fits.
 const FIRST: usize = 16 * 1024;
+
+/// Up to so many unconsumed bytes are moved out of the worker's buffer, and back into it.
+const PACKED: usize = 2048;
 
 /// A service that consumes nothing gets no more than this of a request.
 pub(super) const MOST: usize = 1024 * 1024;
@@ -62,10 +66,34 @@ impl Input {
         }
     }
 
-    /// Gives the memory back if it grew beyond what most requests need.
-    pub(super) fn trim(&mut self) {
-        if self.is_empty() && self.space.len() > FIRST {
-            self.space = Vec::new();
+    /// Goes on with the bytes of `self`, in the memory of `spare`.
+    pub(super) fn unpack_into(&mut self, spare: &mut Self) {
+        if self.end > PACKED || spare.space.is_empty() {
+            return;
+        }
+        spare.space[..self.end].copy_from_slice(&self.space[..self.end]);
+        (spare.start, spare.end) = (self.start, self.end);
+        *self = mem::take(spare);
+    }
+
+    /// Gives the memory to `spare`, and keeps what the unconsumed bytes need. Much of them, and
+    /// much memory for them, stays as it is.
+    pub(super) fn pack_from(&mut self, spare: &mut Self) {
+        if self.bytes().len() > PACKED {
+            return;
+        }
+        let kept = Self {
+            space: self.bytes().to_vec(),
+            start: 0,
+            end: self.bytes().len(),
+        };
+        let given = mem::replace(self, kept);
+        if given.space.len() == FIRST {
+            *spare = Self {
+                start: 0,
+                end: 0,
+                ..given
+            };
         }
     }
 

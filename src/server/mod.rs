@@ -1,11 +1,15 @@
 //! The pre-fork server: listeners, the user's service, workers and their supervision.
 
 mod acceptor;
+mod attend;
+mod caught;
 mod conn;
+mod deadline;
 pub(crate) mod drain;
 mod ids;
 mod input;
 mod message;
+mod parked;
 pub(crate) mod scoreboard;
 mod service;
 pub mod services;
