@@ -4,15 +4,14 @@
 //! argument `faults=true` there are the routes of [`faults`](super::faults) as well, for tests of
 //! everything that can happen to a worker.
 
-use std::any::Any;
 use std::io::{ErrorKind, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::exchange::{Exchange, Intake, SLOW_HEAD};
 use super::faults::{Fault, Faults};
 use super::http::date::DateClock;
 use super::http::response::{Answer, Prepared, Status};
 use super::http::{self, Head, Parsed, Persistence, Refusal};
+use crate::server::caught::catch;
 use crate::server::{BoxError, Conn, Fill, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 
 const METHODS: &str = "GET, HEAD";
@@ -147,8 +146,8 @@ impl Hello {
         }
     }
 
-    /// Does what a fault route is there for. A deadline is answered 504, a panic 500, and both are the worker loop's to
-    /// log; the worker lives.
+    /// Does what a fault route is there for. A deadline is answered 504, a panic 500; the error goes
+    /// on to the worker loop, which logs it and lives.
     fn commit(
         &mut self,
         fault: &Fault,
@@ -159,18 +158,30 @@ impl Hello {
         let Some(faults) = &mut self.faults else {
             return Ok(());
         };
-        // Nothing of the service's own is half changed by a fault that panics.
-        let (status, error): (_, BoxError) =
-            match catch_unwind(AssertUnwindSafe(|| faults.commit(fault, cx))) {
-                Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
-                Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => {
-                    (Status::GatewayTimeout, error.into())
-                }
-                Ok(Err(error)) => (Status::InternalError, error.into()),
-                Err(panic) => (Status::InternalError, panic_words(&*panic).into()),
-            };
+        let (status, why, error): (_, _, BoxError) = match catch(|| faults.commit(fault, cx)) {
+            Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
+            Ok(Err(error)) => {
+                let late = error.kind() == ErrorKind::TimedOut;
+                let status = if late {
+                    Status::GatewayTimeout
+                } else {
+                    Status::InternalError
+                };
+                (status, error.to_string(), error.into())
+            }
+            // Where it happened is for the log, not for the client.
+            Err(panic) => {
+                let words = format!("the route panicked: {panic}");
+                (
+                    Status::InternalError,
+                    "the route panicked".to_owned(),
+                    words.into(),
+                )
+            }
+        };
         exchange.persistence = Persistence::Close;
-        self.send(conn, &Answer::error(status, &error.to_string()), exchange)?;
+        self.send(conn, &Answer::error(status, &why), exchange)?;
+        conn.linger();
         Err(error)
     }
 
@@ -199,12 +210,6 @@ fn not_found() -> Route {
         Status::NotFound,
         "there is nothing at this path",
     ))
-}
-
-fn panic_words(panic: &(dyn Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().copied();
-    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the route panicked: {}", words.unwrap_or("without words"))
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl<S: Service> Client<S> {
             if self.serve_until_parked(&mut conn, timed_out) == Next::Park {
                 self.conn = Some(conn);
             } else {
-                self.lingered = conn.lingers();
+                self.lingered = conn.begin_linger();
             }
         }
         let mut heard = Vec::new();

@@ -359,14 +359,19 @@ fn bodies_up_to_the_limit_leave_the_connection_in_step() {
 }
 
 #[test]
-fn a_fault_that_panics_answers_500_and_the_worker_goes_on() {
+fn a_fault_that_panics_answers_500_and_the_words_are_for_the_log() {
     let mut client = faulty_client();
     let answer = client.say("GET /fault/panic HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(statuses(&answer), [500]);
-    assert!(client.is_closed());
+    let text = "500 Internal Server Error: the route panicked\n".to_owned();
     assert_eq!(
-        client.error.as_deref(),
-        Some("the route panicked: asked for by /fault/panic")
+        responses(&answer, &[]),
+        [(500, Some("close".to_owned()), text)]
+    );
+    assert!(client.is_closed() && client.lingered);
+    let error = client.error.expect("an error for the log");
+    assert!(
+        error.contains("asked for by /fault/panic (at src"),
+        "{error}"
     );
 }
 
