@@ -213,4 +213,6 @@ fn not_found() -> Route {
 }
 
 #[cfg(test)]
+mod deadline_tests;
+#[cfg(test)]
 mod tests;
