@@ -1,7 +1,8 @@
-//! One HTTP exchange over a connection: the body received and dropped, the answer sent, the connection kept or ended.
+//! One HTTP exchange over a connection: the body received and dropped, the connection kept or ended.
 //!
-//! A body that is small is left in the connection's buffer until all of it is there, so whoever sends it slowly holds no
-//! worker; a larger one is received under the request's deadline.
+//! A body that is not there yet is waited for without the worker: what has come stays in the buffer
+//! of the parked connection, and is looked at again when there is more. Only a body that has already
+//! sent much is received by the worker, under the request's deadline.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -10,8 +11,10 @@ use super::http::response::{CONTINUE, Status};
 use super::http::{Head, MAX_HEAD, Persistence, Refusal};
 use crate::server::{Conn, Next};
 
-/// Up to this many bytes of a message wait in the buffer of a parked connection.
-const PARKED_MESSAGE: usize = MAX_HEAD;
+/// So much of a message of known length may wait in the buffer of a parked connection.
+const PARKED_LENGTH: usize = 4 * MAX_HEAD;
+/// So much of a chunked one: it is read from its beginning each time that more has come.
+const PARKED_CHUNKS: usize = MAX_HEAD;
 
 /// The refusal of a head that did not end before the deadline.
 pub(super) const SLOW_HEAD: Refusal = Refusal::new(
@@ -85,29 +88,28 @@ impl Exchange {
             Ok(progress) => progress,
             Err(refusal) => return Ok(Intake::Refused(refusal)),
         };
-        if !here.done {
-            if conn.timed_out() {
-                return Ok(Intake::Refused(SLOW_BODY));
-            }
-            if !self.expects_continue && self.may_wait_parked(conn.buffer().len()) {
-                return Ok(Intake::Incomplete);
-            }
-        }
-        conn.consume(self.head_length + here.used);
         if here.done {
+            conn.consume(self.head_length + here.used);
             return Ok(Intake::Whole);
         }
-        if self.expects_continue && here.used == 0 {
+        if conn.timed_out() {
+            return Ok(Intake::Refused(SLOW_BODY));
+        }
+        // Once only: the next call comes with a part of the body, or with its end.
+        if self.expects_continue && conn.buffer().len() == self.head_length && !conn.has_ended() {
             conn.write_all(CONTINUE)?;
         }
+        if self.may_wait_parked(conn.buffer().len()) {
+            return Ok(Intake::Incomplete);
+        }
+        conn.consume(self.head_length + here.used);
         receive_rest(conn, body)
     }
 
     fn may_wait_parked(&self, received: usize) -> bool {
         match self.framing {
-            Framing::None => true,
-            Framing::Length(length) => self.head_length as u64 + length <= PARKED_MESSAGE as u64,
-            Framing::Chunked => received <= PARKED_MESSAGE,
+            Framing::None | Framing::Length(_) => received < PARKED_LENGTH,
+            Framing::Chunked => received < PARKED_CHUNKS,
         }
     }
 

@@ -215,4 +215,6 @@ fn not_found() -> Route {
 #[cfg(test)]
 mod deadline_tests;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

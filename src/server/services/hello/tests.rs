@@ -3,13 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::super::http::response::CONTINUE;
 use super::super::testing::Client;
 use super::*;
 
-fn client() -> Client<Hello> {
+pub(super) fn client() -> Client<Hello> {
     Client::new(Hello::new("hello\n".to_owned(), false))
 }
 
@@ -18,10 +16,10 @@ fn faulty_client() -> Client<Hello> {
 }
 
 /// One response as far as it is the same at every hour: status, `Connection`, body.
-type Seen = (u16, Option<String>, String);
+pub(super) type Seen = (u16, Option<String>, String);
 
 /// Takes responses apart by their lengths alone; what does not fit together is a desynchronised connection.
-fn responses(mut text: &str, methods: &[&str]) -> Vec<Seen> {
+pub(super) fn responses(mut text: &str, methods: &[&str]) -> Vec<Seen> {
     let mut seen = Vec::new();
     while !text.is_empty() {
         let (head, rest) = text.split_once("\r\n\r\n").expect("a head's end");
@@ -247,10 +245,11 @@ fn a_small_slow_body_holds_no_worker_and_ends_in_408() {
 
 #[test]
 fn a_large_slow_body_ends_in_408_at_the_deadline() {
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n".to_owned();
     let mut client = client();
     client.left = Duration::from_millis(20);
-    let answer = client.say("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nabc");
-    assert_eq!(statuses(&answer), [408]);
+    assert_eq!(client.say(head), "");
+    assert_eq!(statuses(&client.say("x".repeat(70_000))), [408]);
     assert!(client.is_closed() && client.lingered);
 }
 
@@ -277,31 +276,34 @@ fn requests_before_a_half_close_are_answered() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_gets_it_before_it_sends_the_body() {
-    use std::io::Read;
+fn a_client_that_waits_for_100_continue_gets_it_once_and_holds_no_worker() {
+    let head = "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n";
+    for (framing, body) in [
+        ("Content-Length: 5\r\n\r\n", ["1", "234", "5"]),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n",
+            ["1\r", "\nx\r\n0", "\r\n\r\n"],
+        ),
+    ] {
+        let mut client = client();
+        assert_eq!(client.say(&head[..20]), "");
+        assert_eq!(client.say(&head[20..]), "");
+        assert_eq!(
+            client.say(framing),
+            std::str::from_utf8(CONTINUE).expect("text")
+        );
+        let answers = body.map(|piece| client.say(piece)).concat();
+        assert_eq!(statuses(&answers), [200]);
+        assert!(!client.is_closed());
+    }
+}
+
+#[test]
+fn a_client_that_gets_100_continue_and_sends_nothing_ends_in_408() {
+    let head = "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     let mut client = client();
-    let mut socket = client.socket.try_clone().expect("a second handle");
-    // Non-blocking is the socket's, not the handle's: the thread asks until it is told.
-    let sender = thread::spawn(move || {
-        let mut heard = Vec::new();
-        while heard.len() < CONTINUE.len() {
-            let mut piece = [0; 64];
-            let room = CONTINUE.len() - heard.len();
-            match socket.read(&mut piece[..room]) {
-                Ok(count) => heard.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert_eq!(heard, CONTINUE);
-        socket.write_all(b"12345").expect("sent");
-    });
-    // The worker waits inside this call, so the test's own reading comes after the thread's.
-    let answer = client
-        .say("GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-    sender.join().expect("a sender that was told");
-    assert_eq!(statuses(&answer), [200]);
-    assert!(!client.is_closed());
+    assert!(client.say(head).starts_with("HTTP/1.1 100 "));
+    assert_eq!(statuses(&client.time_out()), [408]);
 }
 
 #[test]
@@ -390,125 +392,4 @@ fn a_faults_bad_parameter_is_named_and_the_connection_goes_on() {
         statuses(&client.say("GET /fault/nothing HTTP/1.1\r\nHost: h\r\n\r\n")),
         [404]
     );
-}
-
-/// A valid request with the method and the status that it gets.
-fn request() -> impl Strategy<Value = (String, &'static str, u16)> {
-    let line = prop::sample::select(vec![
-        ("GET", "/", 200),
-        ("HEAD", "/?a=b", 200),
-        ("GET", "http://h:1/", 200),
-        ("GET", "/nowhere", 404),
-        ("HEAD", "/nowhere", 404),
-        ("POST", "/", 405),
-        ("PURGE", "/", 501),
-    ]);
-    let fields = prop::collection::vec("X-[a-z]{1,5}: [ -~]{0,20}\r\n", 0..4)
-        .prop_map(|lines| lines.concat());
-    let extension = prop::sample::select(vec!["", ";a", " ; a=\"b;c\""]);
-    let chunk = ("[ -~\r\n]{1,40}", extension)
-        .prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
-    let trailer = prop::sample::select(vec!["", "T: r\r\n", "A:\r\nB: GET / HTTP/1.1\r\n"]);
-    let body = prop_oneof![
-        Just("\r\n".to_owned()),
-        "[ -~\r\n]{0,60}".prop_map(|body| format!("Content-Length: {}\r\n\r\n{body}", body.len())),
-        (prop::collection::vec(chunk, 0..4), trailer).prop_map(|(chunks, trailer)| format!(
-            "Transfer-Encoding: chunked\r\n\r\n{}0\r\n{trailer}\r\n",
-            chunks.concat()
-        )),
-    ];
-    ("(\r\n){0,2}", line, fields, body).prop_map(
-        |(blank, (method, target, status), fields, body)| {
-            let text = format!("{blank}{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}");
-            (text, method, status)
-        },
-    )
-}
-
-/// Bytes that look like HTTP often enough to get somewhere.
-fn noise() -> impl Strategy<Value = Vec<u8>> {
-    let word = prop::sample::select(vec![
-        "GET ",
-        "POST ",
-        "/",
-        " HTTP/1.1",
-        " HTTP/1.0",
-        " HTTP/2",
-        "\r\n",
-        "\n",
-        "\r",
-        "Host: h\r\n",
-        "Host:",
-        "Content-Length: 5\r\n",
-        "Content-Length: 99999\r\n",
-        "Transfer-Encoding: chunked\r\n",
-        "\r\n\r\n",
-        "5\r\n",
-        "0\r\n",
-        "Connection: close\r\n",
-        "Expect: 100-continue\r\n",
-        "hello",
-        ":",
-        " ",
-        "ffffffffffffffff",
-        ";",
-    ]);
-    let piece = prop_oneof![
-        6 => word.prop_map(|word| word.as_bytes().to_vec()),
-        1 => prop::collection::vec(any::<u8>(), 0..20),
-        2 => Just(b"GET / HTTP/1.1\r\nHost: h\r\n".to_vec()),
-    ];
-    prop::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
-}
-
-/// Cuts text where the numbers say.
-fn cut<'t>(text: &'t [u8], at: &[prop::sample::Index]) -> Vec<&'t [u8]> {
-    let mut ends: Vec<usize> = at.iter().map(|index| index.index(text.len() + 1)).collect();
-    ends.push(text.len());
-    ends.sort_unstable();
-    let starts = [0].into_iter().chain(ends.iter().copied());
-    starts
-        .zip(&ends)
-        .map(|(start, &end)| &text[start..end])
-        .collect()
-}
-
-proptest! {
-    #[test]
-    fn requests_get_the_same_answers_in_the_same_order_however_they_are_cut(
-        requests in prop::collection::vec(request(), 1..6),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
-    ) {
-        let stream: String = requests.iter().map(|(text, ..)| text.as_str()).collect();
-        let methods: Vec<&str> = requests.iter().map(|(_, method, _)| *method).collect();
-        let expected: Vec<u16> = requests.iter().map(|(.., status)| *status).collect();
-        let mut client = client();
-        let mut answers = String::new();
-        for piece in cut(stream.as_bytes(), &cuts) {
-            answers += &client.say(piece);
-        }
-        let seen = responses(&answers, &methods);
-        prop_assert_eq!(seen.iter().map(|(status, ..)| *status).collect::<Vec<_>>(), expected);
-        prop_assert!(!client.is_closed());
-    }
-
-    #[test]
-    fn noise_never_panics_and_always_ends_in_a_close(
-        bytes in noise(),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
-        leaves in any::<bool>(),
-    ) {
-        let mut client = client();
-        client.left = Duration::from_millis(1);
-        for piece in cut(&bytes, &cuts) {
-            client.say(piece);
-        }
-        if leaves {
-            client.hang_up();
-        } else {
-            client.time_out();
-        }
-        prop_assert!(client.is_closed());
-        prop_assert_eq!(client.error, None);
-    }
 }
