@@ -1,7 +1,7 @@
 //! `echo`: a line in, the same line out.
 //!
-//! A line ends in `\n` or `\r\n` and is echoed with the end that it has; what a client sends after its last line end
-//! comes back as it is. `quit` ends the connection.
+//! A line ends in `\n` or `\r\n` and is echoed with the end that it has; what a client sends after
+//! its last line end comes back as it is. `quit` ends the connection.
 
 use std::io::Write;
 
@@ -13,7 +13,8 @@ const MAX_LINE: usize = 64 * 1024;
 /// The service `echo`.
 #[derive(Debug, Default)]
 pub struct Echo {
-    /// The line being echoed: it must leave one buffer of the connection before it enters the other.
+    /// The line being echoed: it must leave one buffer of the connection before it enters the
+    /// other.
     line: Vec<u8>,
 }
 

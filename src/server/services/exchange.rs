@@ -1,8 +1,9 @@
-//! One HTTP exchange over a connection: the body received and dropped, the connection kept or ended.
+//! One HTTP exchange over a connection: the body received and dropped, the connection kept or
+//! ended.
 //!
 //! A body that is not there yet is waited for without the worker: what has come stays in the buffer
-//! of the parked connection, and is looked at again when there is more. Only a body that has already
-//! sent much is received by the worker, under the request's deadline.
+//! of the parked connection, and is looked at again when there is more. Only a body that has
+//! already sent much is received by the worker, under the request's deadline.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -69,6 +70,15 @@ impl Exchange {
         self.expects_continue && self.framing != Framing::None
     }
 
+    /// The same exchange, but the last of its connection.
+    pub(super) fn closing(self) -> Exchange {
+        let persistence = Persistence::Close;
+        Exchange {
+            persistence,
+            ..self
+        }
+    }
+
     /// Takes the message off the connection.
     ///
     /// # Errors
@@ -118,7 +128,8 @@ impl Exchange {
         if self.persistence != Persistence::Close {
             return Next::Park;
         }
-        // A client that was not told before may have more under way, which would reset the connection.
+        // A client that was not told before may have more under way, which would reset the
+        // connection.
         if draining || !conn.buffer().is_empty() {
             conn.linger();
         }

@@ -1,7 +1,9 @@
-//! Routes that hurt the worker, for tests: it sleeps, spins, panics, crashes, leaks, holds a lock, leaves a process.
+//! Routes that hurt the worker, for tests: it sleeps, spins, panics, crashes, leaks, holds a lock,
+//! leaves a process.
 //!
-//! A fault is parsed into [`Fault`] before anything happens, with every number in its range. `hello` has these
-//! routes only with the argument `faults=true`; they are for whoever may stop the server anyway.
+//! A fault is parsed into [`Fault`] before anything happens, with every number in its range.
+//! `hello` has these routes only with the argument `faults=true`; they are for whoever may stop the
+//! server anyway.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -209,7 +211,8 @@ fn spin(how_long: Duration) -> String {
     format!("spun {how_long:?}\n")
 }
 
-/// Rust's own handler for stack overflows takes the first signal and restores the default course; so it is raised again.
+/// Rust's own handler for stack overflows takes the first signal and restores the default course;
+/// so it is raised again.
 fn segv() -> io::Result<String> {
     loop {
         raise(Signal::SIGSEGV)?;
@@ -240,7 +243,8 @@ fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<S
     Ok(format!("held {} for {hold:?}\n", path.display()))
 }
 
-/// The shell leaves at once, so the sleeping process is nobody's zombie here; its group is its own, so it outlives all.
+/// The shell leaves at once, so the sleeping process is nobody's zombie here; its group is its own,
+/// so it outlives all.
 fn spawn_sleep(how_long: Duration) -> io::Result<String> {
     let output = Command::new("/bin/sh")
         .args(["-c", r#"sleep "$0" >/dev/null 2>&1 & echo $!"#])

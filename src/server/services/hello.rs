@@ -1,8 +1,8 @@
 //! `hello`: the service that answers HTTP with the worker's own coordinates.
 //!
-//! `GET /` says which worker it was. The answer stands ready, so a request costs its parsing and one copy. With the
-//! argument `faults=true` there are the routes of [`faults`](super::faults) as well, for tests of
-//! everything that can happen to a worker.
+//! `GET /` says which worker it was. The answer stands ready, so a request costs its parsing and
+//! one copy. With the argument `faults=true` there are the routes of [`faults`](super::faults) as
+//! well, for tests of everything that can happen to a worker.
 
 use std::io::{ErrorKind, Write};
 
@@ -92,37 +92,18 @@ impl Hello {
             Err(refusal) => return self.refuse(conn, refusal).map(Some),
         };
         cx.label(head.label);
-        let mut exchange = Exchange::new(&head, cx.draining());
-        let route = self.route(&head);
-        match route {
-            // The final answer spares the client its body; but what it sends now is anybody's guess.
+        let exchange = Exchange::new(&head, cx.draining());
+        match self.route(&head) {
             Route::Nobody(answer) if exchange.asks_first() => {
-                exchange.persistence = Persistence::Close;
-                self.send(conn, &answer, &exchange)?;
-                conn.linger();
-                return Ok(Some(Next::Close));
+                self.decline(conn, &answer, exchange).map(Some)
             }
-            _ => {}
+            route => match exchange.take_message(conn)? {
+                Intake::Whole => self.follow(route, conn, cx, exchange).map(Some),
+                Intake::Incomplete => Ok(None),
+                Intake::Gone => Ok(Some(Next::Close)),
+                Intake::Refused(refusal) => self.refuse(conn, refusal).map(Some),
+            },
         }
-        match exchange.take_message(conn)? {
-            Intake::Whole => {}
-            Intake::Incomplete => return Ok(None),
-            Intake::Gone => return Ok(Some(Next::Close)),
-            Intake::Refused(refusal) => return self.refuse(conn, refusal).map(Some),
-        }
-        match route {
-            Route::Greeting => {
-                let date = self.date.now();
-                conn.write_all(self.greeting.bytes(
-                    exchange.persistence,
-                    exchange.head_only,
-                    date,
-                ))?;
-            }
-            Route::Nobody(answer) => self.send(conn, &answer, &exchange)?,
-            Route::Fault(fault) => self.commit(&fault, conn, cx, &mut exchange)?,
-        }
-        Ok(Some(exchange.next(conn, cx.draining())))
     }
 
     fn route(&self, head: &Head<'_>) -> Route {
@@ -146,14 +127,41 @@ impl Hello {
         }
     }
 
-    /// Does what a fault route is there for. A deadline is answered 504, a panic 500; the error goes
-    /// on to the worker loop, which logs it and lives.
+    /// Answers a request that is taken off the connection.
+    fn follow(
+        &mut self,
+        route: Route,
+        conn: &mut Conn,
+        cx: &RequestCx<'_>,
+        exchange: Exchange,
+    ) -> Result<Next> {
+        match route {
+            Route::Greeting => {
+                let (how, head_only) = (exchange.persistence, exchange.head_only);
+                conn.write_all(self.greeting.bytes(how, head_only, self.date.now()))?;
+            }
+            Route::Nobody(answer) => self.send(conn, &answer, exchange)?,
+            Route::Fault(fault) => self.commit(&fault, conn, cx, exchange)?,
+        }
+        Ok(exchange.next(conn, cx.draining()))
+    }
+
+    /// The final answer spares a client that asked first its body. Whether it sends it all the same
+    /// nobody knows, so the connection ends.
+    fn decline(&mut self, conn: &mut Conn, answer: &Answer, exchange: Exchange) -> Result<Next> {
+        self.send(conn, answer, exchange.closing())?;
+        conn.linger();
+        Ok(Next::Close)
+    }
+
+    /// Does what a fault route is there for. A deadline is answered 504, a panic 500; the error
+    /// goes on to the worker loop, which logs it and lives.
     fn commit(
         &mut self,
         fault: &Fault,
         conn: &mut Conn,
         cx: &RequestCx<'_>,
-        exchange: &mut Exchange,
+        exchange: Exchange,
     ) -> Result<()> {
         let Some(faults) = &mut self.faults else {
             return Ok(());
@@ -179,8 +187,7 @@ impl Hello {
                 )
             }
         };
-        exchange.persistence = Persistence::Close;
-        self.send(conn, &Answer::error(status, &why), exchange)?;
+        self.send(conn, &Answer::error(status, &why), exchange.closing())?;
         conn.linger();
         Err(error)
     }
@@ -193,7 +200,7 @@ impl Hello {
         Ok(Next::Close)
     }
 
-    fn send(&mut self, conn: &mut Conn, answer: &Answer, exchange: &Exchange) -> Result<()> {
+    fn send(&mut self, conn: &mut Conn, answer: &Answer, exchange: Exchange) -> Result<()> {
         let bytes = answer.to_bytes(exchange.persistence, self.date.now());
         let body = if exchange.head_only {
             answer.text.len()

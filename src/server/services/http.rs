@@ -1,12 +1,13 @@
 //! The server's half of HTTP/1.0 and 1.1, pure: received bytes in, a request head or a refusal out.
 //!
-//! [`parse`] reads one request head ([RFC 9112] §3 and §5) from the front of what a connection has received
-//! and decides everything that the rest of the exchange depends on: how long the body is, whether the
-//! connection can be used again, whether the client waits for `100 Continue`. A head that could be read
-//! in two ways is refused, because what two parties frame differently is how a request is smuggled; a
-//! [`Refusal`] therefore always ends the connection. Nothing in here does I/O or knows a route.
+//! [`parse`] reads one request head ([RFC 9112] §3 and §5) from the front of what a connection has
+//! received, and decides everything that the rest of the exchange depends on: how long the body is,
+//! whether the connection can be used again, whether the client waits for `100 Continue`. A head
+//! that could be read in two ways is refused: what two parties frame differently is how a request is
+//! smuggled. A [`Refusal`] always ends the connection. Nothing in here does I/O or knows a route.
 //!
-//! Line ends are CRLF; in a head a single LF is taken too, as RFC 9112 §2.2 allows. In a chunked body it is not.
+//! Line ends are CRLF; in a head a single LF is taken too, as RFC 9112 §2.2 allows. In a chunked
+//! body it is not.
 //!
 //! [RFC 9112]: https://www.rfc-editor.org/rfc/rfc9112
 
@@ -29,7 +30,8 @@ pub(crate) const MAX_HEAD: usize = 16 * 1024;
 pub(crate) const MAX_TARGET: usize = 8 * 1024;
 /// A head has at most this many header fields.
 pub(crate) const MAX_FIELDS: usize = 64;
-/// No method that anybody implements is longer; what is longer is answered 501 without waiting for its end.
+/// No method that anybody implements is longer; what is longer is answered 501 without waiting for
+/// its end.
 const MAX_METHOD: usize = 32;
 
 /// Methods of RFC 9110 and RFC 5789: known here, so that a route which does not take one says 405.
@@ -42,7 +44,8 @@ const KNOWN_METHODS: [&str; 8] = [
 pub(crate) struct Head<'b> {
     /// The method, in the client's case: methods are case-sensitive.
     pub method: &'b str,
-    /// The path of the target, as sent (not percent-decoded); `*` for a request about the whole server.
+    /// The path of the target, as sent (not percent-decoded); `*` for a request about the whole
+    /// server.
     pub path: &'b str,
     /// What follows the `?`, or nothing.
     pub query: &'b str,
@@ -109,7 +112,8 @@ pub(crate) enum Parsed<'b> {
     Incomplete,
 }
 
-/// How many of the bytes are empty lines before a request line; RFC 9112 §2.2 has a server skip them.
+/// How many of the bytes are empty lines before a request line; RFC 9112 §2.2 has a server skip
+/// them.
 pub(crate) fn leading_blank(received: &[u8]) -> usize {
     let mut rest = received;
     loop {
@@ -120,12 +124,14 @@ pub(crate) fn leading_blank(received: &[u8]) -> usize {
     }
 }
 
-/// Reads the head at the front of `received`, which does not begin with an empty line (see [`leading_blank`]).
+/// Reads the head at the front of `received`, which does not begin with an empty line (see
+/// [`leading_blank`]).
 ///
 /// # Errors
 /// A [`Refusal`] for what is malformed, ambiguous, over a limit or not implemented.
 pub(crate) fn parse(received: &[u8]) -> Result<Parsed<'_>, Refusal> {
-    // Nothing beyond the limit is looked at, so the answer does not depend on how the bytes arrived.
+    // Nothing beyond the limit is looked at, so the answer does not depend on how the bytes
+    // arrived.
     let window = &received[..received.len().min(MAX_HEAD)];
     let mut storage = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
@@ -211,7 +217,8 @@ fn request_line_within_limits(window: &[u8]) -> Result<(), Refusal> {
     within_limits(method, target)
 }
 
-/// The parser knows `HTTP/1.0` and `HTTP/1.1`; is this another version, the beginning of one, or none?
+/// The parser knows `HTTP/1.0` and `HTTP/1.1`; is this another version, the beginning of one, or
+/// none?
 fn other_version(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let version = window
         .splitn(3, |&byte| byte == b' ')

@@ -49,7 +49,8 @@ impl fmt::Display for Shipped {
     }
 }
 
-/// A name that no shipped service has: most likely misspelt; the message lists those that there are.
+/// A name that no shipped service has: most likely misspelt; the message lists those that there
+/// are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no service named {name:?} ships; there are: {}", Shipped::ALL.map(Shipped::name).join(", "))]
 pub struct UnknownService {

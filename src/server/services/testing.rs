@@ -1,4 +1,5 @@
-//! One client of a service over a real socket pair, with the worker loop's rules for its connection.
+//! One client of a service over a real socket pair, with the worker loop's rules for its
+//! connection.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

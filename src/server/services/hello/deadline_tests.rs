@@ -1,5 +1,5 @@
-//! `hello` in the worker loop with a deadline, each time in a process of its own: the alarm is the process's, and may
-//! kill it.
+//! `hello` in the worker loop with a deadline, each time in a process of its own: the alarm is the
+//! process's, and may kill it.
 
 use std::env;
 use std::io::{Read, Write};

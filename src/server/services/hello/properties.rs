@@ -1,4 +1,5 @@
-//! What holds for every client of `hello`: answers stay in step however the bytes come, and noise ends.
+//! What holds for every client of `hello`: answers stay in step however the bytes come, and noise
+//! ends.
 
 use std::time::Duration;
 

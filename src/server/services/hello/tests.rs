@@ -18,7 +18,8 @@ fn faulty_client() -> Client<Hello> {
 /// One response as far as it is the same at every hour: status, `Connection`, body.
 pub(super) type Seen = (u16, Option<String>, String);
 
-/// Takes responses apart by their lengths alone; what does not fit together is a desynchronised connection.
+/// Takes responses apart by their lengths alone; what does not fit together is a desynchronised
+/// connection.
 pub(super) fn responses(mut text: &str, methods: &[&str]) -> Vec<Seen> {
     let mut seen = Vec::new();
     while !text.is_empty() {

@@ -1,8 +1,8 @@
 //! Where a request's body ends: by length or by chunks, recognised while the bytes come in pieces.
 //!
-//! A [`Body`] is told the received bytes piece by piece and says how many of them belong to the body and
-//! whether it is over; the bytes themselves are nobody's concern here. Everything a client can stretch is
-//! bounded: the data, the chunk extensions and the trailer.
+//! A [`Body`] is told the received bytes piece by piece and says how many of them belong to the
+//! body and whether it is over; the bytes themselves are nobody's concern here. Everything a client
+//! can stretch is bounded: the data, the chunk extensions and the trailer.
 
 use super::Refusal;
 use super::response::Status;
@@ -63,7 +63,8 @@ impl Body {
     /// Takes the next received bytes.
     ///
     /// # Errors
-    /// A [`Refusal`] if the chunks are malformed or something is over its limit; where the body ends is unknown then.
+    /// A [`Refusal`] if the chunks are malformed or something is over its limit; where the body
+    /// ends is unknown then.
     pub(crate) fn advance(&mut self, piece: &[u8]) -> Result<Progress, Refusal> {
         match self {
             Body::Length(left) => {
@@ -173,7 +174,8 @@ impl Chunks {
 
     fn digit(&mut self, byte: u8) -> Result<Expected, Refusal> {
         let digit = (byte as char).to_digit(16).map_or(0, u64::from);
-        // A size that overflows is another size to whoever lets it wrap around; sixteen digits just fit.
+        // A size that overflows is another size to whoever lets it wrap around; sixteen digits just
+        // fit.
         if self.digits == 16 {
             return Err(Refusal::bad("a chunk size has more than 16 digits"));
         }

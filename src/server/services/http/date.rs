@@ -57,7 +57,8 @@ fn two_digits(place: &mut [u8], number: u64) {
     place[1] = b'0' + (number % 10) as u8;
 }
 
-/// Year, month and day so many days after 1970-01-01. Years are counted from March, so that a leap day comes last.
+/// Year, month and day so many days after 1970-01-01. Years are counted from March, so that a leap
+/// day comes last.
 fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_IN_400_YEARS: u64 = 146_097;
     const FROM_MARCH_OF_YEAR_0_TO_1970: u64 = 719_468;

@@ -1,7 +1,7 @@
 //! The header fields that steer a message: its length, its connection, its expectations.
 //!
-//! All other fields are left alone. Fields are told apart by length first, so that one which does not matter costs a
-//! comparison of two numbers.
+//! All other fields are left alone. Fields are told apart by length first, so that one which does
+//! not matter costs a comparison of two numbers.
 
 use super::body::{self, Framing};
 use super::response::Status;
@@ -57,13 +57,13 @@ impl Fields {
     fn add(&mut self, header: &httparse::Header<'_>) -> Result<(), Refusal> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         match header.name.len() {
-            4 if is("host") => self.add_host(header.value),
+            4 if is("host") => self.add_host(header.value)?,
             6 if is("expect") => self.add_expect(header.value),
             10 if is("connection") => self.add_connection(header.value),
-            14 if is("content-length") => return self.add_content_length(header.value),
+            14 if is("content-length") => self.add_content_length(header.value)?,
             17 if is("transfer-encoding") => self.add_transfer_encoding(header.value),
-            _ => return Ok(()),
-        }?;
+            _ => {}
+        }
         Ok(())
     }
 
@@ -78,25 +78,24 @@ impl Fields {
         Ok(())
     }
 
-    fn add_expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn add_expect(&mut self, value: &[u8]) {
         self.expectation = match value.eq_ignore_ascii_case(b"100-continue") {
             true if self.expectation != Expectation::Other => Expectation::Continue,
             _ => Expectation::Other,
         };
-        Ok(())
     }
 
-    fn add_connection(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn add_connection(&mut self, value: &[u8]) {
         for option in list(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
-        Ok(())
     }
 
-    /// The same length said twice is one length (RFC 9110 §8.6); two lengths are two readings of one message.
+    /// The same length said twice is one length (RFC 9110 §8.6); two lengths are two readings of
+    /// one message.
     fn add_content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        for digits in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        for digits in list(value) {
             let length =
                 decimal(digits).ok_or(Refusal::bad("Content-Length is not a decimal number"))?;
             if self.content_length.is_some_and(|before| before != length) {
@@ -107,12 +106,11 @@ impl Fields {
         Ok(())
     }
 
-    fn add_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn add_transfer_encoding(&mut self, value: &[u8]) {
         self.codings = match self.codings {
             Codings::None if value.eq_ignore_ascii_case(b"chunked") => Codings::Chunked,
             _ => Codings::Other,
         };
-        Ok(())
     }
 
     /// How the body is framed (RFC 9112 §6.3).

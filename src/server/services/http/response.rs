@@ -87,7 +87,8 @@ impl Answer {
         }
     }
 
-    /// The response's bytes. Its last `text.len()` are the body, which a response to HEAD goes without.
+    /// The response's bytes. Its last `text.len()` are the body, which a response to HEAD goes
+    /// without.
     pub(crate) fn to_bytes(&self, persistence: Persistence, date: &Text) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.text.len());
         bytes.extend_from_slice(self.before_date().as_bytes());
