@@ -231,28 +231,28 @@ impl Conn {
             .is_some_and(|deadline| deadline <= Monotonic::now())
     }
 
-    /// Sends what is unsent; waits for room only while the deadline has not passed.
     fn send_output(&mut self) -> io::Result<()> {
         let mut sent = 0;
-        let result = loop {
-            let unsent = &self.output[sent..];
-            if unsent.is_empty() {
-                break Ok(());
-            }
-            match stream::send(self.socket.as_fd(), unsent) {
-                Ok(count) => sent += count,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    let waited = stream::wait(self.socket.as_fd(), Wait::Writable, self.deadline);
-                    if let Err(error) = waited {
-                        break Err(error);
-                    }
-                }
-                Err(error) => break Err(error.into()),
-            }
-        };
+        let mut result = Ok(());
+        while sent < self.output.len() && result.is_ok() {
+            result = self.send(&self.output[sent..]).map(|count| sent += count);
+        }
         self.output.drain(..sent);
         result
+    }
+
+    /// Sends what fits, at least one byte. Waits for room only while the deadline has not passed.
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match stream::send(self.socket.as_fd(), bytes) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    stream::wait(self.socket.as_fd(), Wait::Writable, self.deadline)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -356,6 +356,9 @@ impl Write for Conn {
         if self.output.len() + bytes.len() > MUCH_OUTPUT {
             self.send_output()?;
         }
+        if bytes.len() > MUCH_OUTPUT {
+            return self.send(bytes);
+        }
         self.output.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -370,3 +373,6 @@ impl AsFd for Conn {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

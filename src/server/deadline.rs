@@ -55,3 +55,6 @@ impl Deadlines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,12 @@ impl Input {
         }
     }
 
+    /// How much memory it holds.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.space.capacity()
+    }
+
     fn make_room(&mut self) -> io::Result<()> {
         if self.end < self.space.len() {
             return Ok(());

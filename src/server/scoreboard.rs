@@ -225,3 +225,6 @@ impl Record {
         self.page.words()[field].store(value, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,11 @@
 //! What tests of services and of the worker loop share: connections over socket pairs, a worker
 //! without a master.
 
+use std::env;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use slog::{Discard, Logger, o};
@@ -100,18 +102,30 @@ impl MasterLink for TestLink {
     }
 }
 
-/// A worker's context over these listeners, and the master's end of its socket.
-pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig) -> (WorkerCx, UnixStream) {
-    let (link, master) = TestLink::pair();
-    let board = Board::new(1).expect("a scoreboard");
+/// A worker's context over these listeners. A worker belongs to one thread, so make it there.
+pub(crate) fn worker_cx(
+    acceptors: Vec<Acceptor>,
+    config: WorkerConfig,
+    link: TestLink,
+    record: Record,
+) -> WorkerCx {
     let log = Logger::root(Discard, o!());
-    let cx = WorkerCx::new(
-        acceptors,
-        config,
-        birth(),
-        Box::new(link),
-        record(&board),
-        log,
-    );
-    (cx.expect("a worker's context"), master)
+    WorkerCx::new(acceptors, config, birth(), Box::new(link), record, log)
+        .expect("a worker's context")
 }
+
+/// This very test, run again in a process of its own, where [`is_child`] is true: for what changes
+/// or ends a process.
+pub(crate) fn child_of(test: &str) -> Command {
+    let mut child = Command::new(env::current_exe().expect("this executable"));
+    child
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1");
+    child
+}
+
+pub(crate) fn is_child() -> bool {
+    env::var_os(CHILD).is_some()
+}
+
+const CHILD: &str = "HATCHERY_TEST_CHILD";

@@ -354,3 +354,6 @@ impl From<u64> for Token {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

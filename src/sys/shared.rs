@@ -109,3 +109,49 @@ impl Drop for Mapping {
         let _ = unsafe { munmap(self.start, self.length.get()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
+
+    use nix::sys::wait::waitpid;
+    use nix::unistd::{ForkResult, fork};
+
+    use super::*;
+
+    #[test]
+    fn what_a_forked_child_writes_its_parent_reads() {
+        let memory = create("test", 2).unwrap();
+        let whole = Mapping::new(memory.as_fd(), 0, 2, Access::Read).unwrap();
+        // SAFETY: until it exits the child makes system calls and one atomic store, nothing else.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let own = Mapping::new(memory.as_fd(), 1, 1, Access::ReadWrite);
+                let own = own.inspect(|own| own.words()[3].store(42, Ordering::Relaxed));
+                // SAFETY: _exit is async-signal-safe and runs nothing of the parent's.
+                unsafe { libc::_exit(i32::from(own.is_err())) };
+            }
+            ForkResult::Parent { child } => {
+                waitpid(child, None).unwrap();
+                assert_eq!(whole.words()[WORDS + 3].load(Ordering::Relaxed), 42);
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_can_neither_shrink_nor_grow() {
+        let memory = create("test", 1).unwrap();
+        assert_eq!(ftruncate(&memory, 0), Err(Errno::EPERM));
+        assert_eq!(ftruncate(&memory, 2 * PAGE as i64), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_is_refused() {
+        let memory = create("test", 2).unwrap();
+        for (first, pages) in [(0, 0), (0, 3), (2, 1), (usize::MAX, 1)] {
+            let mapping = Mapping::new(memory.as_fd(), first, pages, Access::Read);
+            assert_eq!(mapping.err(), Some(Errno::EINVAL));
+        }
+    }
+}
