@@ -1,6 +1,5 @@
 //! Faults as they are written in a target, and what they do to a process.
 
-use std::env;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -9,7 +8,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::*;
-use crate::server::testing::{Bench, conn_pair};
+use crate::server::testing::{Bench, child_of, conn_pair, is_child};
 
 #[test]
 fn a_fault_is_parsed_with_its_numbers_in_range() {
@@ -80,43 +79,33 @@ fn other_paths_are_no_faults() {
     }
 }
 
-/// The rest of a run of this test's own program: a process of its own in which to be hurt.
-const VICTIM: &str = "server::services::faults::tests::victim";
-const TARGET: &str = "HATCHERY_TEST_FAULT";
-
 #[test]
-#[ignore = "ends the process; other tests run it in one of its own"]
-fn victim() {
-    let target = env::var(TARGET).expect("a fault's target");
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let fault = Fault::parse(path, query)
-        .expect("a fault")
-        .expect("in range");
-    let answer = Faults::default().commit(&fault, &Bench::new().request(false, None));
-    unreachable!("survived with {answer:?}");
-}
-
-fn fate_of(target: &str) -> ExitStatus {
-    Command::new(env::current_exe().expect("this program"))
-        .args(["--ignored", "--exact", VICTIM])
-        .env(TARGET, target)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("a process")
+fn segv_ends_the_process_by_its_signal() {
+    let fate = fate_of("segv_ends_the_process_by_its_signal", "/fault/segv");
+    assert_eq!(fate.signal(), Some(Signal::SIGSEGV as i32), "{fate}");
 }
 
 #[test]
-fn crashes_end_the_process_by_their_own_signal() {
-    assert_eq!(
-        fate_of("/fault/segv").signal(),
-        Some(Signal::SIGSEGV as i32)
-    );
-    assert_eq!(
-        fate_of("/fault/abort").signal(),
-        Some(Signal::SIGABRT as i32)
-    );
-    assert_eq!(fate_of("/fault/exit?code=77").code(), Some(77));
+fn abort_ends_the_process_by_its_signal() {
+    let fate = fate_of("abort_ends_the_process_by_its_signal", "/fault/abort");
+    assert_eq!(fate.signal(), Some(Signal::SIGABRT as i32), "{fate}");
+}
+
+#[test]
+fn exit_ends_the_process_with_its_code() {
+    let fate = fate_of("exit_ends_the_process_with_its_code", "/fault/exit?code=77");
+    assert_eq!(fate.code(), Some(77), "{fate}");
+}
+
+/// Commits the fault in a process of its own, in which this test runs again.
+fn fate_of(test: &str, target: &str) -> ExitStatus {
+    if is_child() {
+        let survived = commit(target);
+        panic!("survived with {survived:?}");
+    }
+    let mut child = child_of(&format!("server::services::faults::tests::{test}"));
+    let quiet = child.stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().expect("a process")
 }
 
 fn commit(target: &str) -> io::Result<String> {

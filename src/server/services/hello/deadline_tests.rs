@@ -1,50 +1,47 @@
 //! `hello` in the worker loop with a deadline, each time in a process of its own: the alarm is the
 //! process's, and may kill it.
 
-use std::env;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::server::scoreboard::Board;
 use crate::server::services::Hello;
-use crate::server::testing::worker_cx;
+use crate::server::testing::{TestLink, child_of, is_child, record, worker_cx};
 use crate::server::worker_config::WorkerConfig;
 use crate::server::{Acceptor, Service};
 
-const WORKER: &str = "server::services::hello::deadline_tests::worker";
-const CLIENT: &str = "HATCHERY_TEST_CLIENT";
-
 #[test]
 fn a_blocked_handler_and_slow_senders_time_out_and_the_worker_lives() {
-    assert!(fate_of_worker_with("timely").success());
+    if is_child() {
+        return serve(timely);
+    }
+    let fate = fate_of("a_blocked_handler_and_slow_senders_time_out_and_the_worker_lives");
+    assert!(fate.success(), "{fate}");
 }
 
 #[test]
 fn a_spinning_handler_takes_its_worker_with_it_by_sigalrm() {
-    assert_eq!(
-        fate_of_worker_with("spinning").signal(),
-        Some(Signal::SIGALRM as i32)
-    );
+    if is_child() {
+        return serve(spinning);
+    }
+    let fate = fate_of("a_spinning_handler_takes_its_worker_with_it_by_sigalrm");
+    assert_eq!(fate.signal(), Some(Signal::SIGALRM as i32), "{fate}");
 }
 
-fn fate_of_worker_with(client: &str) -> ExitStatus {
-    Command::new(env::current_exe().expect("this program"))
-        .args(["--ignored", "--exact", WORKER])
-        .env(CLIENT, client)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("a process")
+fn fate_of(test: &str) -> ExitStatus {
+    let mut child = child_of(&format!("server::services::hello::deadline_tests::{test}"));
+    let quiet = child.stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().expect("a process")
 }
 
-#[test]
-#[ignore = "may end the process; other tests run it in one of its own"]
-fn worker() {
+/// Runs the worker loop in this thread against a client in another.
+fn serve(client: fn(SocketAddr)) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let acceptor = Acceptor::from_fd(listener.into(), address.to_string()).expect("an acceptor");
@@ -54,11 +51,9 @@ fn worker() {
         args: [("faults".to_owned(), "true".to_owned())].into(),
         ..WorkerConfig::default()
     };
-    let (cx, master) = worker_cx(vec![acceptor], config);
-    let client = match env::var(CLIENT).as_deref() {
-        Ok("timely") => timely,
-        _ => spinning,
-    };
+    let (link, master) = TestLink::pair();
+    let board = Board::new(1).expect("a scoreboard");
+    let cx = worker_cx(vec![acceptor], config, link, record(&board));
     // The master's end is the client's to drop: then the worker drains, and its loop ends.
     let client = thread::spawn(move || {
         client(address);

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::super::http::response::CONTINUE;
 use super::super::testing::Client;
 use super::*;
+use crate::server::scoreboard::Board;
+use crate::server::testing::{TestLink, record, worker_cx};
+use crate::server::worker_config::WorkerConfig;
 
 pub(super) fn client() -> Client<Hello> {
     Client::new(Hello::new("hello\n".to_owned(), false))
@@ -65,7 +68,9 @@ fn get_answers_the_greeting_and_head_the_same_without_it() {
 
 #[test]
 fn start_makes_the_greeting_of_the_workers_coordinates() {
-    let (cx, _master) = crate::server::testing::worker_cx(Vec::new(), Default::default());
+    let (link, _master) = TestLink::pair();
+    let board = Board::new(1).expect("a scoreboard");
+    let cx = worker_cx(Vec::new(), WorkerConfig::default(), link, record(&board));
     let mut client = Client::new(Hello::start(&(), &cx).expect("started"));
     let expected = format!(
         "hello from slot 0 pid {} generation 1\n",
