@@ -19,7 +19,7 @@ use crate::server::{Acceptor, Service};
 #[test]
 fn a_blocked_handler_and_slow_senders_time_out_and_the_worker_lives() {
     if is_child() {
-        return serve(timely);
+        return serve(timely, Duration::from_secs(20));
     }
     let fate = fate_of("a_blocked_handler_and_slow_senders_time_out_and_the_worker_lives");
     assert!(fate.success(), "{fate}");
@@ -28,7 +28,7 @@ fn a_blocked_handler_and_slow_senders_time_out_and_the_worker_lives() {
 #[test]
 fn a_spinning_handler_takes_its_worker_with_it_by_sigalrm() {
     if is_child() {
-        return serve(spinning);
+        return serve(spinning, Duration::from_millis(100));
     }
     let fate = fate_of("a_spinning_handler_takes_its_worker_with_it_by_sigalrm");
     assert_eq!(fate.signal(), Some(Signal::SIGALRM as i32), "{fate}");
@@ -41,13 +41,13 @@ fn fate_of(test: &str) -> ExitStatus {
 }
 
 /// Runs the worker loop in this thread against a client in another.
-fn serve(client: fn(SocketAddr)) {
+fn serve(client: fn(SocketAddr), request_kill_after: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let acceptor = Acceptor::from_fd(listener.into(), address.to_string()).expect("an acceptor");
     let config = WorkerConfig {
         request_timeout: Some(Duration::from_millis(100)),
-        request_kill_after: Duration::from_millis(100),
+        request_kill_after,
         args: [("faults".to_owned(), "true".to_owned())].into(),
         ..WorkerConfig::default()
     };
