@@ -36,6 +36,7 @@ mod message;
 mod parked;
 pub(crate) mod scoreboard;
 mod service;
+pub mod services;
 #[cfg(test)]
 pub(crate) mod testing;
 mod worker;
