@@ -2,5 +2,6 @@
 
 mod ids;
 mod message;
+pub(crate) mod supervisor;
 
 pub use ids::{Generation, Slot, WorkerId};
