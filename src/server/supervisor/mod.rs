@@ -24,6 +24,8 @@ mod policy;
 mod random;
 mod reports;
 mod settle;
+#[cfg(test)]
+mod simulation;
 mod steps;
 mod table;
 mod templates;

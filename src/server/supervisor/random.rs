@@ -26,4 +26,10 @@ impl Random {
         let fraction = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
         middle.mul_f64(1.0 - percent + 2.0 * percent * fraction)
     }
+
+    /// A number below `limit`; the simulation's dice.
+    #[cfg(test)]
+    pub(super) fn below(&mut self, limit: u32) -> u32 {
+        (self.next() % u64::from(limit)) as u32
+    }
 }
