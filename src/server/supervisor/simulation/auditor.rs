@@ -287,6 +287,7 @@ impl Auditor {
         if *event == Event::Tick {
             let next = supervisor.next_timer();
             assert!(next.is_none_or(|at| at > self.now), "a timer in the past");
+            self.check_nobody_is_overdue();
         }
         let mut seats: BTreeMap<Slot, Vec<&Worker>> = BTreeMap::new();
         for worker in self.workers.values().filter(|worker| worker.is_seated()) {
@@ -311,6 +312,17 @@ impl Auditor {
         assert_eq!(theirs, known, "somebody was forgotten");
         if staffed && supervisor.phase() != Phase::New {
             self.check_nobody_waits_for_nothing(&seats, supervisor);
+        }
+    }
+
+    fn check_nobody_is_overdue(&self) {
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| !worker.killed) {
+            let deadline = match worker.leaving {
+                Some((since, limit)) => since + limit,
+                None if !worker.ready => worker.asked_at + self.policy.start_timeout,
+                None => continue,
+            };
+            assert!(self.now < deadline, "{id:?} had its time");
         }
     }
 

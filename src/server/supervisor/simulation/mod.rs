@@ -68,25 +68,26 @@ fn random_lives_of_a_server_keep_every_invariant() {
 
 /// A simulation in which nothing happens proves nothing.
 fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) {
-    let rare = [
-        "Serving",
-        "TemplateLost",
-        "TemplateDelayed",
-        "WorkerFailed",
-        "SlotDelayed",
-        "Reloaded",
-        "ReloadFailed",
-        "ReloadQueued",
-        "Paused",
-        "Resumed",
-        "BootFailed",
-        "Stopped",
-        "NotReady",
-        "NotDrained",
-        "KillReason::TemplateLost",
-        "AtOnce",
+    let awaited = [
+        "Notice(Serving",
+        "Notice(TemplateLost",
+        "Notice(TemplateDelayed",
+        "Notice(WorkerFailed",
+        "Notice(SlotDelayed",
+        "Notice(Reloaded",
+        "Notice(ReloadFailed",
+        "Notice(ReloadQueued",
+        "Notice(Paused",
+        "Notice(Resumed",
+        "Kill(NotReady",
+        "Kill(NotDrained",
+        "Kill(TemplateLost",
+        "Kill(BootFailed",
+        "Kill(AtOnce",
+        "Leave(Stopped",
+        "Leave(BootFailed",
     ];
-    for what in rare {
+    for what in awaited {
         let times = seen.get(what).copied().unwrap_or(0);
         assert!(times >= schedules / 200, "{what} was seen {times} times");
     }
@@ -178,7 +179,10 @@ impl Life {
     fn run_until(&mut self, done: impl Fn(&Self) -> bool, time: Duration) {
         let end = self.now + time;
         let mut steps = 0;
-        while !done(self) {
+        loop {
+            if done(self) {
+                return;
+            }
             let waiting = self.world.next_at().unwrap_or(Duration::MAX);
             let tick = self.supervisor.next_timer().unwrap_or(Duration::MAX);
             if waiting.min(tick) > end {
@@ -229,18 +233,14 @@ impl Life {
         self.auditor.check_state(&event, &actions, &self.supervisor);
     }
 
-    /// Counts notices, reasons and outcomes by their names.
+    /// Counts notices, reasons to kill and outcomes by their names.
     fn note(&mut self, action: &Action) {
         let what = match action {
-            Action::Notice(notice) => format!("{notice:?}"),
-            Action::Kill { why, .. } if *why == super::KillReason::TemplateLost => {
-                "KillReason::TemplateLost".to_owned()
-            }
-            Action::Kill { why, .. } => format!("{why:?}"),
-            Action::Leave(outcome) => format!("{outcome:?}"),
+            Action::Kill { why, .. } => format!("Kill({why:?})"),
+            Action::Notice(_) | Action::Leave(_) => format!("{action:?}"),
             _ => return,
         };
-        let name = what.split(' ').next().unwrap_or_default();
+        let name = what.split([' ', ')']).next().unwrap_or_default();
         *self.seen.entry(name.to_owned()).or_insert(0) += 1;
     }
 }

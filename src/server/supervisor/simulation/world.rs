@@ -201,8 +201,13 @@ impl World {
             Some(template) if template.life == life => template.ready = true,
             _ => return Vec::new(),
         }
-        if self.trouble(20) {
-            let then = now + MS * self.random.below(20_000);
+        if self.trouble(35) {
+            let longest = if self.random.below(2) == 0 {
+                900
+            } else {
+                20_000
+            };
+            let then = now + MS * self.random.below(longest);
             self.plan(then, Happening::TemplateDies(generation, life));
         }
         vec![Event::TemplateReady { generation }]
