@@ -6,57 +6,64 @@ use std::time::Duration;
 use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
 use super::super::{StartFailure, Supervisor};
 use super::SECOND;
+use super::consequences::{Consequences, Standing};
 use super::world::World;
 use crate::server::{Generation, Slot, WorkerId};
 
 /// A worker, as far as it has been heard of.
-struct Worker {
-    slot: Slot,
-    generation: Generation,
-    asked_at: Duration,
-    forked: bool,
-    ready: bool,
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    pub(super) asked_at: Duration,
+    pub(super) forked: bool,
+    /// Since when it has been ready.
+    pub(super) ready: Option<Duration>,
     /// Since when it is on its way out, and how long it has.
-    leaving: Option<(Duration, Duration)>,
-    killed: bool,
+    pub(super) leaving: Option<(Duration, Duration)>,
+    pub(super) killed: bool,
 }
 
 impl Worker {
-    fn is_seated(&self) -> bool {
+    pub(super) fn is_seated(&self) -> bool {
         self.leaving.is_none() && !self.killed
     }
 }
 
 pub(super) struct Auditor {
-    policy: Policy,
-    now: Duration,
-    event: Event,
-    workers: BTreeMap<WorkerId, Worker>,
-    last_id: u64,
-    newest: Generation,
-    target: u32,
-    phase: Phase,
-    quits: u32,
-    stops: u32,
-    served: bool,
-    reload_failed: bool,
-    listeners_closed: bool,
-    left: bool,
+    pub(super) policy: Policy,
+    pub(super) now: Duration,
+    pub(super) event: Event,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) last_id: u64,
+    pub(super) newest: Generation,
+    pub(super) target: u32,
+    pub(super) standing: Standing,
+    pub(super) consequences: Consequences,
+    pub(super) quits: u32,
+    pub(super) stops: u32,
+    pub(super) served: bool,
+    pub(super) reload_failed: bool,
+    pub(super) listeners_closed: bool,
+    pub(super) left: bool,
     /// The latest forks for a slot and generation, forgotten when the operator interferes.
-    forks: BTreeMap<(Slot, Generation), VecDeque<Duration>>,
+    pub(super) forks: BTreeMap<(Slot, Generation), VecDeque<Duration>>,
 }
 
 impl Auditor {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
             target: policy.workers,
-            policy,
             now: Duration::ZERO,
             event: Event::Tick,
             workers: BTreeMap::new(),
             last_id: 0,
             newest: Generation(0),
-            phase: Phase::New,
+            standing: Standing {
+                phase: Phase::New,
+                current: Generation(1),
+                incoming: None,
+            },
+            consequences: Consequences::new(policy.clone()),
             quits: 0,
             stops: 0,
             served: false,
@@ -64,6 +71,7 @@ impl Auditor {
             listeners_closed: false,
             left: false,
             forks: BTreeMap::new(),
+            policy,
         }
     }
 
@@ -71,6 +79,11 @@ impl Auditor {
     pub(super) fn hear(&mut self, now: Duration, event: &Event) {
         self.now = now;
         self.event = event.clone();
+        let worker = match event {
+            Event::WorkerFailed { id, .. } | Event::WorkerExited { id, .. } => self.workers.get(id),
+            _ => None,
+        };
+        self.consequences.hear(now, event, worker, self.standing);
         let quick = self.policy.quick_timeout;
         match event {
             Event::WorkerForked { id, .. } => {
@@ -80,7 +93,7 @@ impl Auditor {
             }
             Event::WorkerReady { id } => {
                 if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_seated()) {
-                    worker.ready = true;
+                    worker.ready.get_or_insert(now);
                 }
             }
             Event::WorkerFailed { id, cause } => match cause {
@@ -88,7 +101,8 @@ impl Auditor {
                     self.workers.remove(id);
                 }
                 StartFailure::Refused { .. } => {
-                    let unready = |worker: &&mut Worker| worker.is_seated() && !worker.ready;
+                    let unready =
+                        |worker: &&mut Worker| worker.is_seated() && worker.ready.is_none();
                     if let Some(worker) = self.workers.get_mut(id).filter(unready) {
                         worker.leaving = Some((now, quick));
                     }
@@ -201,11 +215,12 @@ impl Auditor {
             generation,
             asked_at: self.now,
             forked: false,
-            ready: false,
+            ready: None,
             leaving: None,
             killed: false,
         };
         self.workers.insert(id, worker);
+        self.consequences.check_fork(slot, generation);
         let forks = self.forks.entry((slot, generation)).or_default();
         forks.push_back(self.now);
         while forks.front().is_some_and(|&at| at + SECOND < self.now) {
@@ -222,13 +237,13 @@ impl Auditor {
         let fewer = worker.slot.0 >= supervisor.target();
         let replaced = self.workers.values().any(|other| {
             other.slot == worker.slot
-                && other.ready
+                && other.ready.is_some()
                 && other.is_seated()
                 && other.generation != worker.generation
                 && Some(other.generation) == self.wanted(supervisor)
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });
-        let called_off = !worker.ready && (self.reload_failed || rolled);
+        let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
         assert!(
             ending || paused || fewer || replaced || called_off,
             "{id:?} was drained for nothing"
@@ -255,11 +270,14 @@ impl Auditor {
         let start_timeout = self.policy.start_timeout;
         let worker = self.workers.get_mut(&id).expect("killed a stranger");
         assert!(!worker.killed, "killed twice");
+        if why == KillReason::NotReady {
+            self.consequences.not_ready(worker);
+        }
         worker.killed = true;
         let just = match why {
             KillReason::NotReady => {
                 let told = matches!(self.event, Event::WorkerFailed { .. });
-                !worker.ready
+                worker.ready.is_none()
                     && worker.leaving.is_none()
                     && (told || now >= worker.asked_at + start_timeout)
             }
@@ -271,122 +289,5 @@ impl Auditor {
             KillReason::AtOnce => self.quits > 1,
         };
         assert!(just, "{id:?} was killed for nothing ({why:?})");
-    }
-
-    pub(super) fn check_state(
-        &mut self,
-        event: &Event,
-        actions: &[Action],
-        supervisor: &Supervisor,
-    ) {
-        self.check_phase(supervisor.phase());
-        self.check_target(event, supervisor.target());
-        let surge = self.policy.max_surge;
-        let most = 6 * (self.policy.max_workers + surge) as usize + 12;
-        assert!(actions.len() <= most, "{} actions at once", actions.len());
-        if *event == Event::Tick {
-            let next = supervisor.next_timer();
-            assert!(next.is_none_or(|at| at > self.now), "a timer in the past");
-            self.check_nobody_is_overdue();
-        }
-        let mut seats: BTreeMap<Slot, Vec<&Worker>> = BTreeMap::new();
-        for worker in self.workers.values().filter(|worker| worker.is_seated()) {
-            seats.entry(worker.slot).or_default().push(worker);
-        }
-        let seated: usize = seats.values().map(Vec::len).sum();
-        assert!(
-            seated <= (self.target + surge) as usize,
-            "more than the surge"
-        );
-        let staffed = !supervisor.phase().is_ending() && supervisor.phase() != Phase::Paused;
-        for (slot, seat) in &seats {
-            assert!(staffed && slot.0 < self.target, "slot {slot} is taken");
-            match seat.as_slice() {
-                [_] => {}
-                [old, new] => assert_ne!(old.generation, new.generation, "two in slot {slot}"),
-                _ => panic!("{} in slot {slot}", seat.len()),
-            }
-        }
-        let known: Vec<WorkerId> = self.workers.keys().copied().collect();
-        let theirs: Vec<_> = supervisor.workers().map(|(worker, _)| worker.id).collect();
-        assert_eq!(theirs, known, "somebody was forgotten");
-        if staffed && supervisor.phase() != Phase::New {
-            self.check_nobody_waits_for_nothing(&seats, supervisor);
-        }
-    }
-
-    fn check_nobody_is_overdue(&self) {
-        for (id, worker) in self.workers.iter().filter(|(_, worker)| !worker.killed) {
-            let deadline = match worker.leaving {
-                Some((since, limit)) => since + limit,
-                None if !worker.ready => worker.asked_at + self.policy.start_timeout,
-                None => continue,
-            };
-            assert!(self.now < deadline, "{id:?} had its time");
-        }
-    }
-
-    /// A seat that lacks somebody is waited for: by a timer, or by a process that has been asked for.
-    fn check_nobody_waits_for_nothing(
-        &self,
-        seats: &BTreeMap<Slot, Vec<&Worker>>,
-        supervisor: &Supervisor,
-    ) {
-        let lacks = |slot| !seats.contains_key(&Slot(slot));
-        if (0..self.target).any(lacks) {
-            assert!(
-                supervisor.next_timer().is_some(),
-                "an empty seat was forgotten"
-            );
-        }
-    }
-
-    fn check_phase(&mut self, phase: Phase) {
-        if phase != self.phase {
-            let ok = match phase {
-                Phase::Paused => self.event == Event::Signal(Signal::DrainWorkers),
-                Phase::Stopping => self.event == Event::Signal(Signal::Stop),
-                Phase::Quitting => self.event == Event::Signal(Signal::Quit),
-                Phase::Killing => self.quits > 1 || !self.served,
-                Phase::Left => self.left,
-                _ => !self.phase.is_ending(),
-            };
-            assert!(ok, "{phase:?} after {:?} by {:?}", self.phase, self.event);
-            self.phase = phase;
-        }
-    }
-
-    fn check_target(&mut self, event: &Event, target: u32) {
-        let allowed = match event {
-            Event::Signal(Signal::More) => (self.target, self.target + 1),
-            Event::Signal(Signal::Fewer) => (self.target - 1, self.target),
-            _ => (self.target, self.target),
-        };
-        assert!((allowed.0..=allowed.1).contains(&target));
-        assert!((1..=self.policy.max_workers).contains(&target));
-        self.target = target;
-    }
-
-    fn assert_staffed(&self, supervisor: &Supervisor) {
-        for slot in 0..supervisor.target() {
-            let holds = |worker: &Worker| {
-                worker.slot == Slot(slot)
-                    && worker.ready
-                    && worker.is_seated()
-                    && worker.generation == supervisor.generation()
-            };
-            assert!(self.workers.values().any(holds), "slot {slot} is not ready");
-        }
-    }
-
-    /// In a world that has been healthy for long, all is as the operator wants it.
-    pub(super) fn assert_at_rest(&self, supervisor: &Supervisor, world: &World) {
-        assert_eq!(supervisor.phase(), Phase::Serving);
-        assert_eq!(supervisor.incoming(), None);
-        self.assert_staffed(supervisor);
-        assert_eq!(self.workers.len(), self.target as usize);
-        assert_eq!(world.processes(), self.target as usize);
-        assert_eq!(world.templates(), [supervisor.generation()]);
-        assert_eq!(supervisor.next_timer(), None, "nothing is left to wait for");
     }
 }

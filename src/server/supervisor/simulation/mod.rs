@@ -9,6 +9,8 @@
 //! `HATCHERY_SCHEDULES=<n>` says how many lives to run.
 
 mod auditor;
+mod consequences;
+mod state;
 mod world;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use self::world::World;
 use super::random::Random;
 use super::{Action, Event, Phase, Policy, Signal, Supervisor};
 
-const SCHEDULES: u64 = 6000;
+const SCHEDULES: u64 = 10_000;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -230,7 +232,8 @@ impl Life {
             self.world.carry_out(self.now, action);
             self.note(action);
         }
-        self.auditor.check_state(&event, &actions, &self.supervisor);
+        self.auditor
+            .check_state(&actions, &self.supervisor, &self.world);
     }
 
     /// Counts notices, reasons to kill and outcomes by their names.

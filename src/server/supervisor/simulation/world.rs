@@ -137,14 +137,7 @@ impl World {
             Happening::Born(id) => self.born(now, id),
             Happening::Ready(id) => self.ready(now, id),
             Happening::Refuses(id) => self.refuses(now, id),
-            Happening::Dies(id, exit) => match self.processes.remove(&id) {
-                Some(_) => {
-                    self.plan_echo(now, id, exit);
-                    let words = None;
-                    vec![Event::WorkerExited { id, exit, words }]
-                }
-                None => Vec::new(),
-            },
+            Happening::Dies(id, exit) => self.dies(now, id, exit),
             Happening::NeverBorn(id) => match self.processes.remove(&id) {
                 Some(_) => {
                     let words = "EAGAIN".to_owned();
@@ -258,8 +251,7 @@ impl World {
         let Some(process) = self.processes.get_mut(&id) else {
             return Vec::new();
         };
-        let templates = &self.templates;
-        let template = templates.get(&process.generation);
+        let template = self.templates.get(&process.generation);
         if template.is_none_or(|template| template.life != process.template) {
             return Vec::new();
         }
@@ -313,6 +305,20 @@ impl World {
         let words = "no".to_owned();
         let cause = StartFailure::Refused { words };
         vec![Event::WorkerFailed { id, cause }]
+    }
+
+    fn dies(&mut self, now: Duration, id: WorkerId, exit: Exit) -> Vec<Event> {
+        let Some(process) = self.processes.remove(&id) else {
+            return Vec::new();
+        };
+        // Without its parent nobody learns how it ended.
+        let exit = match self.is_life(process.generation, process.template) {
+            true => exit,
+            false => Exit::Unknown,
+        };
+        self.plan_echo(now, id, exit);
+        let words = None;
+        vec![Event::WorkerExited { id, exit, words }]
     }
 
     fn kill(&mut self, now: Duration, id: WorkerId) {
