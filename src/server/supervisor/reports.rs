@@ -167,10 +167,11 @@ impl Supervisor {
     fn died_serving(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let served = worker.ready_at.map_or(Duration::ZERO, |at| self.now - at);
         let slot = worker.slot;
+        let role = self.role(worker.generation);
         let cue = if served >= self.policy.served_well_after {
-            Cue::DiedWell(slot)
+            Cue::DiedWell(role, slot)
         } else {
-            Cue::DiedYoung(self.role(worker.generation), slot)
+            Cue::DiedYoung(role, slot)
         };
         let words = match &report {
             Report::Exited { exit, .. } => {

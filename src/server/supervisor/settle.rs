@@ -1,7 +1,7 @@
 //! The look over all seats and templates that ends every event.
 
 use super::fleet::Seat;
-use super::table::{self, Cue, Phase, Role, SeatStep, Sitter};
+use super::table::{self, Cue, Phase, Role, SeatStep, Sitter, TemplateStep};
 use super::templates::TemplateState;
 use super::timers::Timer;
 use super::{Action, Supervisor};
@@ -79,22 +79,25 @@ impl Supervisor {
         });
     }
 
-    /// A template is kept while it is current or incoming, and, since it reaps its workers, while it has any.
     fn close_unneeded_templates(&mut self) {
-        let unneeded: Vec<_> = self
+        let steps: Vec<_> = self
             .templates
             .iter()
-            .map(|(generation, template)| (generation, template.state))
-            .filter(|&(generation, state)| {
-                (self.phase.is_ending() || self.role(generation) == Role::Retired)
-                    && (state != TemplateState::Ready || !self.has_workers(generation))
+            .map(|(generation, template)| {
+                let needed = !self.phase.is_ending() && self.role(generation) != Role::Retired;
+                let has_workers = self.has_workers(generation);
+                let step = table::template(needed, template.state, has_workers);
+                (generation, step)
             })
             .collect();
-        for (generation, state) in unneeded {
+        for (generation, step) in steps {
+            if step == TemplateStep::Keep {
+                continue;
+            }
             self.templates.remove(generation);
             self.timers.cancel(Timer::Preload(generation));
             self.timers.cancel(Timer::TemplateRetry(generation));
-            if state != TemplateState::Lost {
+            if step == TemplateStep::Close {
                 self.act(Action::CloseTemplate { generation });
             }
         }

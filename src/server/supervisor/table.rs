@@ -1,9 +1,11 @@
-//! The whole policy, in three tables: what the server does, what a seat needs, what a report makes of a worker.
+//! The whole policy, in four tables: what the server does, what a seat needs, what becomes of a template, what a
+//! report makes of a worker.
 //!
 //! Nothing else in this folder decides; the other files keep the books that the tables are asked with.
 
 use super::fleet::WorkerState;
 use super::message::{Exit, Signal};
+use super::templates::TemplateState;
 use crate::server::Slot;
 
 /// Where the server stands in its life.
@@ -71,7 +73,7 @@ pub(super) enum Cue {
     StartFailed(Role, Slot),
     /// A worker died sooner after its readiness than counts as having served well.
     DiedYoung(Role, Slot),
-    DiedWell(Slot),
+    DiedWell(Role, Slot),
     Asked(Signal),
     /// Condition: each slot below the target has one worker, ready and of the wanted generation.
     Staffed,
@@ -131,7 +133,8 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         // Lives that end: only the slot or the template concerned waits.
         (Booting | Serving | Preparing,           DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot)),
         (Serving | Preparing,                     StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot)),
-        (_,                                       DiedWell(slot))                => (phase,     Step::ForgiveSlot(slot)),
+        (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
+        (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
 
         // A reload: any failure before its end takes it back.
@@ -200,6 +203,29 @@ pub(super) fn seat(wanted: bool, stale: Sitter, fresh: Sitter) -> SeatStep {
         (true,  Unready | Ready, Nobody)          => SeatStep::ForkBeside,
         (true,  Unready | Ready, Unready)         => SeatStep::Rest,
         (true,  Unready | Ready, Ready)           => SeatStep::DrainStale,
+    }
+}
+
+/// What becomes of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TemplateStep {
+    Keep,
+    Close,
+    /// It is gone, and no other is to follow.
+    Forget,
+}
+
+/// The templates' table: may it have to fork again, where does it stand, is a worker of its generation left.
+#[rustfmt::skip]
+pub(super) fn template(needed: bool, state: TemplateState, has_workers: bool) -> TemplateStep {
+    use TemplateState::*;
+    match (needed, state, has_workers) {
+        (true,  _,        _)     => TemplateStep::Keep,
+        (false, Starting, _)     => TemplateStep::Close,
+        // It is the parent that reaps them.
+        (false, Ready,    true)  => TemplateStep::Keep,
+        (false, Ready,    false) => TemplateStep::Close,
+        (false, Lost,     _)     => TemplateStep::Forget,
     }
 }
 

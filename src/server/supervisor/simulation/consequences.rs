@@ -139,7 +139,9 @@ impl Consequences {
         let is_incoming = Some(worker.generation) == self.standing.incoming;
         match (self.standing.phase, failure) {
             (_, Failure::DiedWell) => {
-                self.failures.remove(&slot);
+                if is_current || is_incoming {
+                    self.failures.remove(&slot);
+                }
             }
             (Phase::Booting, Failure::Start) => self.boot_must_end = true,
             (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
