@@ -11,6 +11,7 @@ mod message;
 #[cfg_attr(not(test), expect(dead_code, reason = "written at the master's boot"))]
 mod pid_file;
 mod socket_file;
+pub(crate) mod supervisor;
 
 pub use address::{
     AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath, UNIX_NAME_MAX,
