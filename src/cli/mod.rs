@@ -24,7 +24,6 @@ pub fn main() -> ExitCode {
 }
 
 /// Whose flags are read.
-#[cfg_attr(not(test), expect(dead_code, reason = "the caller of `enter` chooses"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Front {
     /// `hatchery`, with its commands and shipped services.
@@ -65,7 +64,6 @@ pub(crate) fn parse(front: Front, arguments: Vec<OsString>) -> Result<Invocation
 }
 
 /// The way from arguments to exit: `run` is called with what they ask for, unless that is only shown.
-#[cfg_attr(not(test), expect(dead_code, reason = "the master is the `run` of the command"))]
 pub(crate) fn enter(front: Front, arguments: Vec<OsString>, run: impl FnOnce(Config, Logger) -> Exit) -> Exit {
     match parse(front, arguments) {
         Ok(Invocation { config, check_config: true }) => check(&config),

@@ -1,7 +1,8 @@
 //! One thread that watches all descriptors of the master: conversations with processes, deaths, workers.
 //!
 //! It is started at first use, blocks all signals so that it takes none from the host program, and never
-//! waits for anything but its epoll instance. Sources are held weakly: what nobody needs is not watched.
+//! waits for anything but its epoll instance. Sources are held weakly unless asked otherwise: what nobody needs is
+//! not watched.
 
 use std::collections::HashMap;
 use std::io;
@@ -32,7 +33,24 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct Sources {
     next: u64,
-    by_token: HashMap<u64, Weak<dyn Source>>,
+    by_token: HashMap<u64, Held>,
+}
+
+/// How the hub holds a source.
+pub(crate) enum Held {
+    /// As long as somebody else does.
+    Weakly(Weak<dyn Source>),
+    /// Until it is forgotten.
+    Strongly(Arc<dyn Source>),
+}
+
+impl Held {
+    fn source(&self) -> Option<Arc<dyn Source>> {
+        match self {
+            Held::Weakly(source) => source.upgrade(),
+            Held::Strongly(source) => Some(Arc::clone(source)),
+        }
+    }
 }
 
 impl Hub {
@@ -54,7 +72,7 @@ impl Hub {
     }
 
     /// Watches a descriptor until [`Hub::forget`], or until it is closed.
-    pub(crate) fn watch(&self, fd: impl AsFd, events: EpollFlags, source: Weak<dyn Source>) -> io::Result<Token> {
+    pub(crate) fn watch(&self, fd: impl AsFd, events: EpollFlags, source: Held) -> io::Result<Token> {
         let token = {
             let mut sources = self.sources();
             let token = sources.next;
@@ -76,7 +94,9 @@ impl Hub {
 
     /// Stops watching. An event that was on its way may still arrive if the source lives on.
     pub(crate) fn forget(&self, token: Token, fd: impl AsFd) {
-        self.sources().by_token.remove(&token.0);
+        let held = self.sources().by_token.remove(&token.0);
+        // Dropping a source may lock others, so not under our lock.
+        drop(held);
         // It is not there any more only if its descriptor is closed, which is as good.
         let _ = self.epoll.delete(fd);
     }
@@ -94,7 +114,7 @@ impl Hub {
                 Err(errno) => panic!("the hub's own epoll instance is broken: {errno}"),
             };
             for event in &events[..count] {
-                let source = self.sources().by_token.get(&event.data()).and_then(Weak::upgrade);
+                let source = self.sources().by_token.get(&event.data()).and_then(Held::source);
                 if let Some(source) = source {
                     source.ready(Token(event.data()), event.events());
                 }

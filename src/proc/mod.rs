@@ -21,6 +21,7 @@
 //! const struct hatchery_table *hatchery_entry_points(void);
 //! ```
 
+pub(crate) mod caught;
 mod channel;
 mod children;
 mod error;
@@ -32,7 +33,6 @@ mod message;
 mod node;
 mod obituary;
 mod outbox;
-mod panic_words;
 mod process;
 mod registry;
 mod running;

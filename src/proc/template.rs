@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::exit::Exit;
 use super::node::Node;
-use super::process::{Args, Process, push_call, push_load};
+use super::process::{Args, Process, clone_pidfd, push_call, push_load};
 use super::registry::Registry;
 use super::waiting;
 use crate::sys::fork::{self, Fork, Refused};
@@ -95,15 +95,14 @@ impl Template {
         Template::start(&image, path.as_os_str().to_owned())
     }
 
-    fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+    pub(crate) fn start(image: &Image, program: OsString) -> Result<Template, Error> {
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         let mut title = program.clone();
         title.push(": template");
         let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
-        // Should this fail, the socket's end closes and the template leaves; init of this process reaps it.
-        let pidfd = pidfd::open(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
+        let pidfd = pidfd::open_or_end(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
         let node = Node::started(pid.as_raw(), pidfd, ours);
-        node.watch_exit();
+        node.reap()?;
         Ok(Template { node })
     }
 
@@ -202,6 +201,16 @@ impl Template {
         Ok(self)
     }
 
+    /// Calls `callback` once every instruction so far was carried out, or one has failed, or the template has ended.
+    ///
+    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    ///
+    /// # Errors
+    /// The template has ended; then `callback` may be called or not.
+    pub fn on_sync(&mut self, callback: impl FnOnce(Result<(), Error>) + Send + 'static) -> Result<(), Error> {
+        self.node.on_sync(Box::new(callback))
+    }
+
     /// The template's process id; waits until it is born.
     ///
     /// # Errors
@@ -215,7 +224,15 @@ impl Template {
         self.node.exit_now()
     }
 
-    /// Calls `callback` once with the template's end.
+    /// A descriptor of exactly this process (pidfd_open(2)): readable once it has ended.
+    ///
+    /// # Errors
+    /// The template was not born or is known to have ended; EMFILE.
+    pub fn pidfd(&self) -> Result<OwnedFd, Error> {
+        clone_pidfd(&self.node)
+    }
+
+    /// Calls `callback` once with the template's end, if that comes while the handle lives.
     ///
     /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slog::{Logger, debug, error, warn};
 
-use super::caught::catch;
+use crate::proc::caught::catch;
 use super::conn::{Buffers, Conn, Fill};
 use super::deadline::Deadlines;
 use super::parked::Phase;
@@ -78,12 +78,7 @@ impl<S: Service> Attendant<S> {
     }
 
     /// What the connection waits for after a visit; none: it is to be closed.
-    pub(super) fn settle(
-        &mut self,
-        conn: &mut Conn,
-        before: Phase,
-        mut outcome: Outcome,
-    ) -> Option<Phase> {
+    pub(super) fn settle(&mut self, conn: &mut Conn, before: Phase, mut outcome: Outcome) -> Option<Phase> {
         // While draining, a connection between two requests gets a last look and no more.
         while self.draining && outcome == Outcome::Idle {
             outcome = match self.visit(conn, None) {
@@ -97,9 +92,7 @@ impl<S: Service> Attendant<S> {
             Outcome::Idle => Some(Phase::Idle),
             Outcome::Partial { since } => Some(Phase::Partial { since }),
             Outcome::Close if matches!(before, Phase::Lingering { .. }) => None,
-            Outcome::Close => conn
-                .begin_linger()
-                .then_some(Phase::Lingering { left: LINGER_BYTES }),
+            Outcome::Close => conn.begin_linger().then_some(Phase::Lingering { left: LINGER_BYTES }),
         }
     }
 
@@ -128,20 +121,11 @@ impl<S: Service> Attendant<S> {
     }
 
     pub(super) fn resting_state(&self) -> WorkerState {
-        if self.draining {
-            WorkerState::Draining
-        } else {
-            WorkerState::Idle
-        }
+        if self.draining { WorkerState::Draining } else { WorkerState::Idle }
     }
 
     /// One call of the service; to go on means that the next request has already come.
-    fn serve_one(
-        &mut self,
-        conn: &mut Conn,
-        since: Monotonic,
-        timed_out: bool,
-    ) -> ControlFlow<Outcome> {
+    fn serve_one(&mut self, conn: &mut Conn, since: Monotonic, timed_out: bool) -> ControlFlow<Outcome> {
         let deadline = self.deadlines.of_request(since);
         self.record.set_request_started(Some(since));
         conn.begin(deadline, timed_out);
@@ -212,10 +196,7 @@ impl<S: Service> Attendant<S> {
 
 fn is_client_gone(error: &BoxError) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    error.downcast_ref::<io::Error>().is_some_and(|error| {
-        matches!(
-            error.kind(),
-            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-        )
-    })
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
 }

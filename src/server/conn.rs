@@ -195,9 +195,8 @@ impl Conn {
         if text.len() > max {
             return Err(line_error(format!("a line is longer than {max} bytes")));
         }
-        let text = std::str::from_utf8(text)
-            .map_err(|error| line_error(format!("a line is not UTF-8: {error}")))?
-            .to_owned();
+        let text =
+            std::str::from_utf8(text).map_err(|error| line_error(format!("a line is not UTF-8: {error}")))?.to_owned();
         self.consume(end.map_or(searched, |end| end + 1));
         Ok(Some(text))
     }
@@ -227,8 +226,7 @@ impl Conn {
     }
 
     fn is_overdue(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Monotonic::now())
+        self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
     }
 
     fn send_output(&mut self) -> io::Result<()> {

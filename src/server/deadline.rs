@@ -26,11 +26,7 @@ impl Deadlines {
             return Ok(Self(None));
         };
         let (kill_after, alarm) = (config.request_kill_after, Alarm::install()?);
-        Ok(Self(Some(Limits {
-            timeout,
-            kill_after,
-            alarm,
-        })))
+        Ok(Self(Some(Limits { timeout, kill_after, alarm })))
     }
 
     /// The deadline of a request whose first byte came at `since`.

@@ -21,9 +21,6 @@ pub(crate) trait MasterLink {
     /// Says that the worker accepts connections.
     fn ready(&self) -> io::Result<()>;
 
-    /// Says why the service did not start.
-    fn start_failed(&self, words: &str) -> io::Result<()>;
-
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
     fn poll_drain(&self) -> bool;
 
@@ -55,14 +52,7 @@ impl DrainNotice {
         let mut term = SigSet::empty();
         term.add(Signal::SIGTERM);
         term.thread_unblock()?;
-        Ok(Self {
-            link,
-            pipe,
-            pipe_end,
-            sources,
-            said_ready: Cell::new(false),
-            asked: Cell::new(false),
-        })
+        Ok(Self { link, pipe, pipe_end, sources, said_ready: Cell::new(false), asked: Cell::new(false) })
     }
 
     /// Tells the master, the first time, that the worker accepts connections.
@@ -74,11 +64,6 @@ impl DrainNotice {
         if self.link.ready().is_err() {
             self.ask();
         }
-    }
-
-    /// Tells the master why the service did not start.
-    pub(crate) fn start_failed(&self, words: &str) -> io::Result<()> {
-        self.link.start_failed(words)
     }
 
     /// Whether the worker shall drain.

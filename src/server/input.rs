@@ -41,10 +41,7 @@ impl Input {
     /// # Panics
     /// If there are fewer.
     pub(super) fn consume(&mut self, count: usize) {
-        assert!(
-            count <= self.end - self.start,
-            "consumed more than there is"
-        );
+        assert!(count <= self.end - self.start, "consumed more than there is");
         self.start += count;
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -82,18 +79,10 @@ impl Input {
         if self.bytes().len() > PACKED {
             return;
         }
-        let kept = Self {
-            space: self.bytes().to_vec(),
-            start: 0,
-            end: self.bytes().len(),
-        };
+        let kept = Self { space: self.bytes().to_vec(), start: 0, end: self.bytes().len() };
         let given = mem::replace(self, kept);
         if given.space.len() == FIRST {
-            *spare = Self {
-                start: 0,
-                end: 0,
-                ..given
-            };
+            *spare = Self { start: 0, end: 0, ..given };
         }
     }
 

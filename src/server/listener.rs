@@ -88,7 +88,6 @@ impl Listener {
     }
 
     /// A listener that this process received from the one that bound it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "workers receive their listeners"))]
     pub(crate) fn received(fd: OwnedFd, address: Address) -> Listener {
         Listener { socket: Socket::from(fd), address, file: None }
     }

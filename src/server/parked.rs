@@ -81,10 +81,7 @@ impl Parked {
         let seat = &mut self.seats[index as usize];
         seat.guest = Some(guest);
         seat.due = None;
-        Key {
-            index,
-            generation: seat.generation,
-        }
+        Key { index, generation: seat.generation }
     }
 
     pub(super) fn get(&mut self, key: Key) -> Option<&mut Guest> {
@@ -101,11 +98,7 @@ impl Parked {
 
     /// All that are here now.
     pub(super) fn keys(&self) -> Vec<Key> {
-        (0..)
-            .zip(&self.seats)
-            .filter(|(_, seat)| seat.guest.is_some())
-            .map(Seat::key)
-            .collect()
+        (0..).zip(&self.seats).filter(|(_, seat)| seat.guest.is_some()).map(Seat::key).collect()
     }
 
     pub(super) fn set_due(&mut self, key: Key, due: Option<Monotonic>) {
@@ -135,10 +128,7 @@ impl Parked {
                 continue;
             }
             seat.entry = None;
-            let key = Key {
-                index,
-                generation: seat.generation,
-            };
+            let key = Key { index, generation: seat.generation };
             match seat.due {
                 _ if seat.guest.is_none() => {}
                 Some(due) if due > now => self.set_due(key, Some(due)),
@@ -160,10 +150,7 @@ impl Parked {
 
 impl Seat {
     fn key((index, seat): (u32, &Self)) -> Key {
-        Key {
-            index,
-            generation: seat.generation,
-        }
+        Key { index, generation: seat.generation }
     }
 }
 

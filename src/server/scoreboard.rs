@@ -205,10 +205,7 @@ impl Record {
         words[at::LABEL_VERSION].store(changing, Ordering::Relaxed);
         fence(Ordering::Release);
         length.store(label.len() as u64, Ordering::Relaxed);
-        for (word, bytes) in words[at::LABEL..]
-            .iter()
-            .zip(label.chunks(size_of::<u64>()))
-        {
+        for (word, bytes) in words[at::LABEL..].iter().zip(label.chunks(size_of::<u64>())) {
             let mut whole = [0; size_of::<u64>()];
             whole[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);

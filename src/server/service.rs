@@ -131,9 +131,7 @@ impl PreloadCx {
 
 impl WorkerConfig {
     fn arg(&self, name: &str) -> Result<&str> {
-        let missing = || MissingArg {
-            name: name.to_owned(),
-        };
+        let missing = || MissingArg { name: name.to_owned() };
         Ok(self.arg_opt(name).ok_or_else(missing)?)
     }
 
@@ -178,20 +176,7 @@ impl WorkerCx {
     ) -> io::Result<Self> {
         let notice = DrainNotice::new(link)?;
         let pid = std::process::id();
-        Ok(Self {
-            acceptors,
-            config,
-            birth,
-            pid,
-            notice,
-            record,
-            log,
-        })
-    }
-
-    /// Tells the master why the service did not start.
-    pub(crate) fn start_failed(&self, words: &str) -> io::Result<()> {
-        self.notice.start_failed(words)
+        Ok(Self { acceptors, config, birth, pid, notice, record, log })
     }
 
     /// This worker's seat.
@@ -299,8 +284,7 @@ impl RequestCx<'_> {
     /// milliseconds. It may also come once too early, so code that sees EINTR asks here whether to
     /// give up or to call again.
     pub fn overdue(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Monotonic::now())
+        self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
     }
 
     /// The service's argument of that name, where it was given.

@@ -26,12 +26,7 @@ pub(crate) fn conn_pair() -> (Conn, UnixStream) {
 }
 
 pub(crate) fn birth() -> WorkerBirth {
-    WorkerBirth {
-        slot: Slot(0),
-        generation: Generation(1),
-        id: WorkerId(1),
-        record: 0,
-    }
+    WorkerBirth { slot: Slot(0), generation: Generation(1), id: WorkerId(1), record: 0 }
 }
 
 pub(crate) fn record(board: &Board) -> Record {
@@ -50,12 +45,7 @@ impl Bench {
     pub(crate) fn new() -> Self {
         let board = Board::new(1).expect("a scoreboard");
         let record = record(&board);
-        Self {
-            board,
-            config: WorkerConfig::default(),
-            birth: birth(),
-            record,
-        }
+        Self { board, config: WorkerConfig::default(), birth: birth(), record }
     }
 
     /// What `serve` is given.
@@ -87,10 +77,6 @@ impl MasterLink for TestLink {
         io::Write::write_all(&mut &self.0, b"r")
     }
 
-    fn start_failed(&self, words: &str) -> io::Result<()> {
-        io::Write::write_all(&mut &self.0, words.as_bytes())
-    }
-
     fn poll_drain(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
@@ -103,24 +89,16 @@ impl MasterLink for TestLink {
 }
 
 /// A worker's context over these listeners. A worker belongs to one thread, so make it there.
-pub(crate) fn worker_cx(
-    acceptors: Vec<Acceptor>,
-    config: WorkerConfig,
-    link: TestLink,
-    record: Record,
-) -> WorkerCx {
+pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig, link: TestLink, record: Record) -> WorkerCx {
     let log = Logger::root(Discard, o!());
-    WorkerCx::new(acceptors, config, birth(), Box::new(link), record, log)
-        .expect("a worker's context")
+    WorkerCx::new(acceptors, config, birth(), Box::new(link), record, log).expect("a worker's context")
 }
 
 /// This very test, run again in a process of its own, where [`is_child`] is true: for what changes
 /// or ends a process.
 pub(crate) fn child_of(test: &str) -> Command {
     let mut child = Command::new(env::current_exe().expect("this executable"));
-    child
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1");
+    child.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1");
     child
 }
 

@@ -112,18 +112,12 @@ impl<S: Service> Worker<S> {
 
     /// How long to wait for events.
     fn patience(&self) -> EpollTimeout {
-        let resumes = self
-            .listeners
-            .iter()
-            .filter_map(|listener| listener.paused_until);
+        let resumes = self.listeners.iter().filter_map(|listener| listener.paused_until);
         let Some(next) = resumes.chain(self.parked.next_moment()).min() else {
             return EpollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent spinning.
-        let millis = next
-            .since(self.attendant.now)
-            .as_nanos()
-            .div_ceil(1_000_000);
+        let millis = next.since(self.attendant.now).as_nanos().div_ceil(1_000_000);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
     }
 
@@ -132,8 +126,7 @@ impl<S: Service> Worker<S> {
     /// EPOLLEXCLUSIVE: a new connection wakes one waiting worker rather than all of them.
     fn watch(&self, index: u32, acceptor: &Acceptor) -> Result<(), Errno> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-        self.epoll
-            .add(acceptor, Token::Listener(index).event(flags))
+        self.epoll.add(acceptor, Token::Listener(index).event(flags))
     }
 
     fn accept(&mut self, index: u32) -> Result<()> {
@@ -180,10 +173,7 @@ impl<S: Service> Worker<S> {
         let listener = &mut self.listeners[index as usize];
         self.epoll.delete(&listener.acceptor)?;
         listener.paused_until = Some(now.after(ACCEPT_PAUSE));
-        if listener
-            .complained
-            .is_none_or(|at| now.since(at) >= COMPLAIN_EVERY)
-        {
+        if listener.complained.is_none_or(|at| now.since(at) >= COMPLAIN_EVERY) {
             listener.complained = Some(now);
             warn!(self.attendant.log, "cannot accept, trying again every 100 ms";
                 "listener" => listener.acceptor.address(), "error" => %error);
@@ -194,10 +184,7 @@ impl<S: Service> Worker<S> {
     fn resume_listeners(&mut self) -> Result<()> {
         for index in 0..self.listeners.len() {
             let listener = &mut self.listeners[index];
-            if listener
-                .paused_until
-                .is_some_and(|until| until <= self.attendant.now)
-            {
+            if listener.paused_until.is_some_and(|until| until <= self.attendant.now) {
                 listener.paused_until = None;
                 self.watch(index as u32, &self.listeners[index].acceptor)?;
             }
@@ -279,9 +266,7 @@ impl<S: Service> Worker<S> {
         }
         info!(self.attendant.log, "draining"; "parked" => self.parked.len());
         self.attendant.draining = true;
-        self.attendant
-            .record
-            .set_state(self.attendant.resting_state());
+        self.attendant.record.set_state(self.attendant.resting_state());
         self.epoll.delete(&self.notice)?;
         // A connection that came a moment ago may have woken this worker and no other, and nobody
         // is woken for it again. So the queue is looked at once more before it is left to the others.
@@ -299,11 +284,7 @@ impl<S: Service> Worker<S> {
         for key in self.parked.keys() {
             self.revisit(key);
             // Those that have never been served have a moment more from now on.
-            if let Some(Guest {
-                phase: Phase::Fresh,
-                ..
-            }) = self.parked.get(key)
-            {
+            if let Some(Guest { phase: Phase::Fresh, .. }) = self.parked.get(key) {
                 self.parked.set_due(key, self.attendant.due(Phase::Fresh));
             }
         }
@@ -313,11 +294,7 @@ impl<S: Service> Worker<S> {
 
 impl Listener {
     fn new(acceptor: Acceptor) -> Self {
-        Self {
-            acceptor,
-            paused_until: None,
-            complained: None,
-        }
+        Self { acceptor, paused_until: None, complained: None }
     }
 }
 
@@ -350,10 +327,7 @@ impl From<u64> for Token {
         match low {
             Self::NOTICE => Self::Notice,
             Self::LISTENER => Self::Listener(high),
-            index => Self::Parked(Key {
-                index,
-                generation: high,
-            }),
+            index => Self::Parked(Key { index, generation: high }),
         }
     }
 }

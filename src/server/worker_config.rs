@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generation, Slot, WorkerId};
+use super::{Generation, LogFormat, LogLevel, Slot, WorkerId};
 
 /// What is the same for all workers of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ pub(crate) struct WorkerConfig {
     pub(crate) args: BTreeMap<String, String>,
     /// The listeners' addresses, in the order of their descriptors.
     pub(crate) listeners: Vec<String>,
+    /// How log records are written.
+    pub(crate) log_format: LogFormat,
+    /// The least level that is logged.
+    pub(crate) log_level: LogLevel,
 }
 
 impl Default for WorkerConfig {
@@ -30,6 +34,8 @@ impl Default for WorkerConfig {
             idle_timeout: Some(Duration::from_secs(60)),
             args: BTreeMap::new(),
             listeners: Vec::new(),
+            log_format: LogFormat::Term,
+            log_level: LogLevel::Info,
         }
     }
 }

@@ -102,25 +102,12 @@ fn set_timer(nanos: u64) {
         tv_sec: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: (nanos % 1_000_000_000) as i64,
     };
-    let interval = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let setting = libc::itimerspec {
-        it_interval: interval,
-        it_value: value,
-    };
+    let interval = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let setting = libc::itimerspec { it_interval: interval, it_value: value };
     let timer = TIMER.load(Ordering::Relaxed);
     // SAFETY: `install` stored a timer of this process before anything could call this; `setting`
     // is a live, valid itimerspec; the call is async-signal-safe.
-    unsafe {
-        libc::timer_settime(
-            timer,
-            libc::TIMER_ABSTIME,
-            &raw const setting,
-            ptr::null_mut(),
-        )
-    };
+    unsafe { libc::timer_settime(timer, libc::TIMER_ABSTIME, &raw const setting, ptr::null_mut()) };
 }
 
 /// A timer that signals the calling thread and no other: it is that thread's call to interrupt.
@@ -132,7 +119,6 @@ fn create_timer() -> Result<libc::timer_t, Errno> {
     event.sigev_notify_thread_id = nix::unistd::gettid().as_raw();
     let mut timer = ptr::null_mut();
     // SAFETY: both pointers are to live values of this frame; the kernel keeps neither.
-    let result =
-        unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+    let result = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
     Errno::result(result).map(|_| timer)
 }

@@ -14,10 +14,7 @@ pub(crate) struct Monotonic(NonZeroU64);
 impl Monotonic {
     /// Now.
     pub(crate) fn now() -> Self {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `time` is a live, writable timespec; the call keeps no pointer to it.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
         let nanos = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
@@ -48,10 +45,6 @@ impl Monotonic {
     /// The same moment on std's clock, near enough: both clocks are read one after the other.
     pub(crate) fn instant(self) -> Instant {
         let (instant, now) = (Instant::now(), Self::now());
-        if self >= now {
-            instant + self.since(now)
-        } else {
-            instant.checked_sub(now.since(self)).unwrap_or(instant)
-        }
+        if self >= now { instant + self.since(now) } else { instant.checked_sub(now.since(self)).unwrap_or(instant) }
     }
 }

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
-use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
-use super::{pidfd, signals, threads, wait};
+use super::{pidfd, signals, threads};
 
 /// Which side of the fork returned.
 pub(crate) enum Fork {
@@ -51,24 +50,13 @@ pub(crate) fn fork() -> Result<Fork, Refused> {
     match forked {
         Ok(ForkResult::Child) => Ok(Fork::Child),
         Ok(ForkResult::Parent { child }) => {
-            let opened = pidfd::open(child);
+            let opened = pidfd::open_or_end(child);
             signals::restore(&mask)?;
-            match opened {
-                Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
-                Err(error) => Err(undo(child, error)),
-            }
+            Ok(Fork::Parent { pid: child, pidfd: opened? })
         }
         Err(errno) => {
             signals::restore(&mask)?;
             Err(Refused::Os(errno.into()))
         }
     }
-}
-
-/// Ends a child for which no pidfd could be had: nobody could supervise it.
-fn undo(child: Pid, error: io::Error) -> Refused {
-    // The pid is still ours: the child has not been reaped.
-    let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
-    let _ = wait::reap(child);
-    Refused::Os(error)
 }

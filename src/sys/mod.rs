@@ -3,23 +3,21 @@
 //! This is the only folder in which `unsafe` may stand; each block says why it is sound.
 #![allow(unsafe_code)]
 
+pub(crate) mod alarm;
+pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod inherited;
-#[cfg_attr(not(test), expect(dead_code, reason = "asked at the master's boot"))]
 pub(crate) mod kernel;
-#[cfg_attr(not(test), expect(dead_code, reason = "raised at the master's boot"))]
 pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod pidfd;
 pub(crate) mod plugin;
 pub(crate) mod seqpacket;
+pub(crate) mod shared;
 pub(crate) mod signals;
 pub(crate) mod spawn;
+pub(crate) mod stream;
 pub(crate) mod threads;
 pub(crate) mod wait;
-pub(crate) mod alarm;
-pub(crate) mod clock;
-pub(crate) mod shared;
-pub(crate) mod stream;

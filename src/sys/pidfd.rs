@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
 
+use super::wait;
+
 /// Opens a descriptor for a process. It is CLOEXEC (pidfd_open(2)).
 ///
 /// The caller knows that `pid` is not yet reaped, or the descriptor may be another process's.
@@ -17,6 +19,16 @@ pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a descriptor for a child that this process has just made; if that cannot be, the child is ended and
+/// reaped: nobody could supervise it.
+pub(crate) fn open_or_end(child: Pid) -> io::Result<OwnedFd> {
+    open(child).inspect_err(|_| {
+        // The pid is still ours: the child has not been reaped. So neither of the two can fail.
+        let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+        let _ = wait::reap(child);
+    })
 }
 
 /// Sends a signal to exactly that process; `ESRCH` when it is gone.

@@ -59,12 +59,7 @@ impl Mapping {
     ///
     /// # Errors
     /// `EINVAL` for a range that is empty or reaches beyond the memory's end.
-    pub(crate) fn new(
-        memory: BorrowedFd<'_>,
-        first: usize,
-        pages: usize,
-        access: Access,
-    ) -> Result<Self, Errno> {
+    pub(crate) fn new(memory: BorrowedFd<'_>, first: usize, pages: usize, access: Access) -> Result<Self, Errno> {
         let offset = first.checked_mul(PAGE).ok_or(Errno::EINVAL)?;
         let length = pages.checked_mul(PAGE).ok_or(Errno::EINVAL)?;
         let end = offset.checked_add(length).ok_or(Errno::EINVAL)?;
@@ -80,16 +75,7 @@ impl Mapping {
         };
         // SAFETY: the kernel chooses the address, so no existing mapping is replaced; the file's
         // length is sealed and was compared above, so every page has memory behind it.
-        let start = unsafe {
-            mmap(
-                None,
-                length,
-                protection,
-                MapFlags::MAP_SHARED,
-                memory,
-                offset,
-            )
-        }?;
+        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, memory, offset) }?;
         Ok(Self { start, length })
     }
 

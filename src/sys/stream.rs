@@ -50,11 +50,7 @@ pub(crate) enum Wait {
 ///
 /// # Errors
 /// `TimedOut` at the deadline, at once if it has passed.
-pub(crate) fn wait(
-    socket: BorrowedFd<'_>,
-    what: Wait,
-    deadline: Option<Monotonic>,
-) -> io::Result<()> {
+pub(crate) fn wait(socket: BorrowedFd<'_>, what: Wait, deadline: Option<Monotonic>) -> io::Result<()> {
     let flags = match what {
         Wait::Readable => PollFlags::POLLIN,
         Wait::Writable => PollFlags::POLLOUT,

@@ -17,11 +17,11 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use self::traffic::Afterwards;
+use self::traffic::{Afterwards, Reaper};
 use super::error::Error;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::hub::{Hub, Token};
+use super::hub::{Held, Hub, Token};
 use super::message::{Command, ExecMessage, Ticket};
 use super::outbox::{Fork, Outbox};
 use crate::sys::pidfd;
@@ -37,6 +37,12 @@ pub(crate) struct Node {
 /// Called once: how the process ended, or why it never began.
 pub(crate) type OnExit = Box<dyn FnOnce(Result<Exit, Error>) + Send>;
 
+/// Called once, with the pid of the process that was born.
+pub(crate) type OnBirth = Box<dyn FnOnce(i32) + Send>;
+
+/// Called once, when everything before a sync has been carried out or has failed.
+pub(crate) type OnSync = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
 /// A born process: its pid, and a descriptor of exactly that process until its end is known.
 pub(crate) type Identity = (i32, Option<Arc<OwnedFd>>);
 
@@ -49,12 +55,15 @@ struct State {
     /// The last ticket given out; 0 if the process was never asked for an answer.
     tickets: Ticket,
     children: HashMap<Ticket, Weak<Node>>,
-    syncs: HashMap<Ticket, Result<(), Failure>>,
+    syncs: HashMap<Ticket, Awaited>,
     handover: Handover,
     birth: Birth,
+    /// This process's own child, and nobody sees to its end yet.
+    to_be_reaped: bool,
     exit: Option<Exit>,
     /// The hub's watch over the pidfd.
     exit_watched: Option<Token>,
+    on_birth: Vec<OnBirth>,
     on_exit: Vec<OnExit>,
     /// A node that still has something to send lives on without handles …
     unsent: Option<Arc<Node>>,
@@ -86,6 +95,13 @@ enum Handover {
     OnceAnnounced,
 }
 
+/// A sync that was sent.
+enum Awaited {
+    /// Somebody waits for its outcome, which may have come.
+    Waiter(Option<Result<(), Failure>>),
+    Callback(OnSync),
+}
+
 /// What is known of the process's beginning.
 #[derive(Default)]
 enum Birth {
@@ -100,10 +116,24 @@ impl Node {
         Arc::new(Node { _parent: parent, state: Mutex::new(state), changed: Condvar::new() })
     }
 
-    /// The node of a process that this process has just started: it waits for its end itself.
+    /// The node of a process that this process has just started and is to reap, from the first instruction on
+    /// or from [`Node::reap`].
     pub(crate) fn started(pid: i32, pidfd: OwnedFd, control: OwnedFd) -> Arc<Node> {
         let birth = Birth::Born((pid, Some(Arc::new(pidfd))));
-        Node::new(None, State { link: Link::Open(control), birth, ..State::default() })
+        Node::new(None, State { link: Link::Open(control), birth, to_be_reaped: true, ..State::default() })
+    }
+
+    /// Sees to it that this process's own child is reaped at its end. It starts the hub.
+    pub(crate) fn reap(self: &Arc<Self>) -> Result<(), Error> {
+        let mut state = self.state();
+        let (true, Birth::Born((_, Some(pidfd)))) = (std::mem::take(&mut state.to_be_reaped), &state.birth) else {
+            return Ok(());
+        };
+        let reaper = Arc::new(Reaper { pidfd: Arc::clone(pidfd), node: Arc::downgrade(self) });
+        Hub::get()
+            .and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Strongly(reaper)))
+            .map(drop)
+            .map_err(|error| Error::system("watch the process's end", error))
     }
 
     /// The node of a process whose conversation came from elsewhere; it is asked who it is.
@@ -177,12 +207,29 @@ impl Node {
     /// Waits until everything that was sent has been carried out, or one of it has failed.
     pub(crate) fn sync(self: &Arc<Self>, deadline: Option<Instant>) -> Result<(), Error> {
         let operation = "carry out the instructions";
-        let ticket = self.state().usable(operation)?.next_ticket();
+        let ticket = self.push_sync(operation, Awaited::Waiter(None))?;
+        let outcome = self.wait(operation, deadline, |state| match state.syncs.get_mut(&ticket) {
+            Some(Awaited::Waiter(outcome @ Some(_))) => outcome.take().map(|outcome| outcome.map_err(Error::from)),
+            _ => state.gone(operation).map(Err),
+        });
+        self.state().syncs.remove(&ticket);
+        outcome
+    }
+
+    /// Calls back once everything that was sent has been carried out, or one of it has failed, or the process is gone.
+    pub(crate) fn on_sync(self: &Arc<Self>, callback: OnSync) -> Result<(), Error> {
+        self.push_sync("carry out the instructions", Awaited::Callback(callback)).map(drop)
+    }
+
+    fn push_sync(self: &Arc<Self>, operation: &'static str, sync: Awaited) -> Result<Ticket, Error> {
+        let ticket = {
+            let mut state = self.state();
+            let ticket = state.usable(operation)?.next_ticket();
+            state.syncs.insert(ticket, sync);
+            ticket
+        };
         self.push(operation, Command::Sync { ticket }, Vec::new())?;
-        self.wait(operation, deadline, |state| match state.syncs.remove(&ticket) {
-            Some(outcome) => Some(outcome.map_err(Error::from)),
-            None => state.gone(operation).map(Err),
-        })
+        Ok(ticket)
     }
 
     pub(crate) fn identity(&self, deadline: Option<Instant>) -> Result<Identity, Error> {
@@ -227,18 +274,38 @@ impl Node {
         self.state().end()
     }
 
+    /// Calls back once, when the process is born; never, if it is not.
+    pub(crate) fn on_birth(&self, callback: OnBirth) {
+        let mut state = self.state();
+        match state.birth {
+            Birth::Born((pid, _)) => {
+                drop(state);
+                callback(pid);
+            }
+            Birth::Awaited => state.on_birth.push(callback),
+            Birth::Failed(_) => {}
+        }
+    }
+
     /// Calls back once, on the hub's thread or, if the end is known already, at once.
-    pub(crate) fn on_exit(self: &Arc<Self>, callback: OnExit) {
+    ///
+    /// Somebody must hold the node until then: see [`Node::live_until_end`].
+    pub(crate) fn on_exit(&self, callback: OnExit) {
         let mut state = self.state();
         match state.end() {
             Some(end) => {
                 drop(state);
                 callback(end);
             }
-            None => {
-                state.on_exit.push(callback);
-                state.awaited = Some(Arc::clone(self));
-            }
+            None => state.on_exit.push(callback),
+        }
+    }
+
+    /// Keeps the node, and with it the process that reports its end, until that end.
+    pub(crate) fn live_until_end(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.end().is_none() {
+            state.awaited = Some(Arc::clone(self));
         }
     }
 
@@ -298,6 +365,11 @@ impl Node {
 
     /// Sends what can be sent now, and does what follows from it once no lock is held.
     fn send(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<(), Error> {
+        if state.to_be_reaped {
+            drop(state);
+            self.reap()?;
+            state = self.state();
+        }
         let mut after = Afterwards::default();
         let sent = self.send_all(&mut state, &mut after);
         drop(state);

@@ -6,11 +6,11 @@ use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Birth, Handover, Identity, Link, Node, OnExit, State};
+use super::{Awaited, Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnSync, State};
 use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Held, Hub, Source, Token};
 use crate::proc::message::Report;
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
@@ -18,6 +18,8 @@ use crate::sys::{pidfd, wait};
 /// What is to be done when no lock is held any more.
 #[derive(Default)]
 pub(super) struct Afterwards {
+    births: Vec<(OnBirth, i32)>,
+    syncs: Vec<(OnSync, Result<(), Error>)>,
     ends: Vec<(OnExit, Result<Exit, Error>)>,
     /// Nodes that nothing may hold any more: dropping one locks others.
     done_with: Vec<Arc<Node>>,
@@ -29,6 +31,12 @@ impl Afterwards {
     }
 
     pub(super) fn carry_out(self) {
+        for (callback, pid) in self.births {
+            callback(pid);
+        }
+        for (callback, outcome) in self.syncs {
+            callback(outcome);
+        }
         for (callback, end) in self.ends {
             callback(end);
         }
@@ -103,7 +111,7 @@ impl Node {
         let watched = Hub::get().and_then(|hub| match state.watched {
             Some((token, before)) if before == events => Ok(token),
             Some((token, _)) => hub.change(token, socket, events).map(|()| token),
-            None => hub.watch(socket, events, self.as_source()),
+            None => hub.watch(socket, events, Held::Weakly(self.as_source())),
         });
         let token = watched.map_err(|error| Error::system("watch the process's socket", error))?;
         state.watched = Some((token, events));
@@ -167,7 +175,7 @@ impl Node {
             Report::Forked { ticket, pid } => {
                 state.outbox.answered();
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
-                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd))),
+                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd)), after),
                     // Nobody could supervise it: closing its socket ends it.
                     (Some(child), None) => child.never_born(&lost_pidfd(), after),
                     (None, _) => {}
@@ -184,7 +192,11 @@ impl Node {
                     child.ended(&mut child.state(), &exit, after);
                 }
             }
-            Report::Synced { ticket, outcome } => drop(state.syncs.insert(ticket, outcome)),
+            Report::Synced { ticket, outcome } => match state.syncs.remove(&ticket) {
+                Some(Awaited::Waiter(_)) => drop(state.syncs.insert(ticket, Awaited::Waiter(Some(outcome)))),
+                Some(Awaited::Callback(callback)) => after.syncs.push((callback, outcome.map_err(Error::from))),
+                None => {}
+            },
             Report::Identity { pid } => {
                 state.birth = match pidfd {
                     Some(pidfd) => Birth::Born((pid, Some(pidfd))),
@@ -201,9 +213,10 @@ impl Node {
         }
     }
 
-    fn born(&self, identity: Identity) {
+    fn born(&self, identity: Identity, after: &mut Afterwards) {
         let mut state = self.state();
         if matches!(state.birth, Birth::Awaited) {
+            after.births.extend(state.on_birth.drain(..).map(|callback| (callback, identity.0)));
             state.birth = Birth::Born(identity);
         }
         self.changed.notify_all();
@@ -227,6 +240,11 @@ impl Node {
             Link::Taken => Link::Taken,
             _ => Link::Closed,
         };
+        for (_, sync) in state.syncs.extract_if(|_, sync| matches!(sync, Awaited::Callback(_))) {
+            if let Awaited::Callback(callback) = sync {
+                after.syncs.push((callback, Err(why.clone())));
+            }
+        }
         for fork in state.outbox.abandon() {
             state.children.remove(&fork.ticket);
             fork.child.never_born(why, after);
@@ -244,7 +262,7 @@ impl Node {
     pub(crate) fn watch_exit(self: &Arc<Self>) {
         let mut state = self.state();
         if let (Birth::Born((_, Some(pidfd))), None, None) = (&state.birth, &state.exit, state.exit_watched) {
-            let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, self.as_source()));
+            let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Weakly(self.as_source())));
             // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
             match watched {
                 Ok(token) => state.exit_watched = Some(token),
@@ -258,13 +276,34 @@ impl Node {
         let Birth::Born((_, Some(pidfd))) = &state.birth else {
             return;
         };
-        let exit = match wait::reap_by_pidfd(pidfd.as_fd()) {
+        // Its own parent, or init, reaps it.
+        let exit = Exit::seen_from_afar(pidfd::exit_status(pidfd.as_fd()));
+        self.ended(state, &exit, after);
+    }
+}
+
+/// Reaps a process that this process has started, also when nobody holds its node any more.
+pub(super) struct Reaper {
+    pub(super) pidfd: Arc<OwnedFd>,
+    pub(super) node: Weak<Node>,
+}
+
+impl Source for Reaper {
+    fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
+        let exit = match wait::reap_by_pidfd(self.pidfd.as_fd()) {
             Ok(Some(reaped)) => Exit::from_reaped(&reaped, None),
             Ok(None) => return,
-            // Not a child of this process: its own parent, or init, reaps it.
-            Err(_) => Exit::seen_from_afar(pidfd::exit_status(pidfd.as_fd())),
+            // ECHILD: the host program has taken it, by waiting for any child or by ignoring SIGCHLD.
+            Err(_) => Exit::seen_from_afar(pidfd::exit_status(self.pidfd.as_fd())),
         };
-        self.ended(state, &exit, after);
+        if let Ok(hub) = Hub::get() {
+            hub.forget(token, self.pidfd.as_fd());
+        }
+        if let Some(node) = self.node.upgrade() {
+            let mut after = Afterwards::default();
+            node.ended(&mut node.state(), &exit, &mut after);
+            after.carry_out();
+        }
     }
 }
 

@@ -37,10 +37,7 @@ fn a_line_that_is_too_long_is_an_error_with_and_without_its_end() {
 fn a_line_that_is_not_utf8_is_an_error() {
     let (mut conn, mut client) = conn_pair();
     client.write_all(b"\xff\n").unwrap();
-    assert_eq!(
-        conn.read_line(4).unwrap_err().kind(),
-        io::ErrorKind::InvalidData
-    );
+    assert_eq!(conn.read_line(4).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
 #[test]
@@ -78,10 +75,7 @@ fn waiting_ends_at_the_deadline_in_both_directions() {
     assert!(Instant::now() >= deadline);
 
     let much = vec![b'x'; 16 << 20];
-    assert_eq!(
-        conn.write_all(&much).unwrap_err().kind(),
-        io::ErrorKind::TimedOut
-    );
+    assert_eq!(conn.write_all(&much).unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
 #[test]

@@ -10,18 +10,12 @@ use crate::server::testing::{child_of, is_child};
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 fn run_child(test: &str) -> ExitStatus {
-    child_of(&format!("server::deadline::tests::{test}"))
-        .status()
-        .unwrap()
+    child_of(&format!("server::deadline::tests::{test}")).status().unwrap()
 }
 
 fn deadlines(timeout: Duration, kill_after: Duration) -> Deadlines {
     let request_timeout = Some(timeout);
-    let config = WorkerConfig {
-        request_timeout,
-        request_kill_after: kill_after,
-        ..Default::default()
-    };
+    let config = WorkerConfig { request_timeout, request_kill_after: kill_after, ..Default::default() };
     Deadlines::new(&config).unwrap()
 }
 
@@ -72,10 +66,7 @@ fn an_early_timer_is_set_again_for_what_is_left() {
     let deadline = deadlines.of_request(second);
     deadlines.begin(deadline, first);
     assert_eq!(block(), Err(Errno::EINTR), "the first request's timer");
-    assert!(
-        Some(Monotonic::now()) < deadline,
-        "this machine is too busy for this test"
-    );
+    assert!(Some(Monotonic::now()) < deadline, "this machine is too busy for this test");
     assert_eq!(block(), Err(Errno::EINTR));
     assert!(Some(Monotonic::now()) >= deadline);
 }

@@ -5,10 +5,7 @@ use super::*;
 use crate::server::testing::conn_pair;
 
 fn guest() -> Guest {
-    Guest {
-        conn: conn_pair().0,
-        phase: Phase::Idle,
-    }
+    Guest { conn: conn_pair().0, phase: Phase::Idle }
 }
 
 fn at(nanos: u64) -> Monotonic {
@@ -54,8 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..50u64).prop_map(Step::Insert),
         any::<usize>().prop_map(Step::Remove),
-        (any::<usize>(), prop::option::of(1..50u64))
-            .prop_map(|(who, left)| Step::SetDue(who, left)),
+        (any::<usize>(), prop::option::of(1..50u64)).prop_map(|(who, left)| Step::SetDue(who, left)),
         (0..20u64).prop_map(Step::Pass),
     ]
 }

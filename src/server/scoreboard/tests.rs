@@ -8,12 +8,7 @@ use crate::server::testing;
 fn a_reader_sees_what_the_worker_wrote() {
     let board = Board::new(3).unwrap();
     assert_eq!(board.capacity(), 3);
-    let birth = WorkerBirth {
-        slot: Slot(7),
-        generation: Generation(2),
-        id: WorkerId(1 << 40),
-        record: 1,
-    };
+    let birth = WorkerBirth { slot: Slot(7), generation: Generation(2), id: WorkerId(1 << 40), record: 1 };
     let record = Record::map(board.as_fd(), &birth, 4321).unwrap();
     record.set_state(WorkerState::Busy);
     record.set_requests(5);
@@ -80,11 +75,7 @@ fn a_reader_never_sees_a_torn_label() {
         for _ in 0..20_000 {
             let label = board.read(0).unwrap().label;
             let whole = [&[b'a'; LABEL_BYTES][..], &[b'b'; LABEL_BYTES / 2], b""];
-            assert!(
-                whole.contains(&&*label),
-                "{:?}",
-                String::from_utf8_lossy(&label)
-            );
+            assert!(whole.contains(&&*label), "{:?}", String::from_utf8_lossy(&label));
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -95,12 +86,6 @@ fn a_worker_maps_its_own_page_and_no_other() {
     let board = Board::new(4).unwrap();
     let record = testing::record(&board);
     assert_eq!(record.page.words().len(), WORDS);
-    let birth = WorkerBirth {
-        record: 4,
-        ..testing::birth()
-    };
-    assert!(
-        Record::map(board.as_fd(), &birth, 1).is_err(),
-        "beyond the capacity"
-    );
+    let birth = WorkerBirth { record: 4, ..testing::birth() };
+    assert!(Record::map(board.as_fd(), &birth, 1).is_err(), "beyond the capacity");
 }

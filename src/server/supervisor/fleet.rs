@@ -55,12 +55,7 @@ impl Worker {
     }
 
     pub(super) fn identity(&self, id: WorkerId) -> Identity {
-        Identity {
-            id,
-            slot: self.slot,
-            generation: self.generation,
-            pid: self.pid,
-        }
+        Identity { id, slot: self.slot, generation: self.generation, pid: self.pid }
     }
 
     fn sitter(&self) -> Sitter {
@@ -107,14 +102,7 @@ impl Fleet {
     pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
         self.last_id += 1;
         let id = WorkerId(self.last_id);
-        let worker = Worker {
-            slot,
-            generation,
-            pid: None,
-            state: WorkerState::Asked,
-            asked_at: now,
-            ready_at: None,
-        };
+        let worker = Worker { slot, generation, pid: None, state: WorkerState::Asked, asked_at: now, ready_at: None };
         self.workers.insert(id, worker);
         id
     }
@@ -141,27 +129,18 @@ impl Fleet {
 
     /// The lives for which `which` holds, by birth.
     pub(super) fn ids_where(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
-        self.iter()
-            .filter(|(_, worker)| which(worker))
-            .map(|(id, _)| id)
-            .collect()
+        self.iter().filter(|(_, worker)| which(worker)).map(|(id, _)| id).collect()
     }
 
     /// Every seat from slot 0 on, up to the target and to the highest that is taken.
     pub(super) fn seats(&self, target: u32, wanted: Generation) -> Vec<(Slot, Seat)> {
-        let mut seats: Vec<(Slot, Seat)> = (0..target)
-            .map(|slot| (Slot(slot), Seat::default()))
-            .collect();
+        let mut seats: Vec<(Slot, Seat)> = (0..target).map(|slot| (Slot(slot), Seat::default())).collect();
         for (id, worker) in self.iter().filter(|(_, worker)| worker.is_seated()) {
             while seats.len() <= worker.slot.0 as usize {
                 seats.push((Slot(seats.len() as u32), Seat::default()));
             }
             let seat = &mut seats[worker.slot.0 as usize].1;
-            let half = if worker.generation == wanted {
-                &mut seat.fresh
-            } else {
-                &mut seat.stale
-            };
+            let half = if worker.generation == wanted { &mut seat.fresh } else { &mut seat.stale };
             *half = Some((id, worker.sitter()));
         }
         seats

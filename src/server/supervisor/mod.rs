@@ -9,15 +9,6 @@
 //! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
 //! led to it.
 
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the master that drives it is still to be written"
-    )
-)]
-
 mod fleet;
 mod message;
 mod policy;
@@ -44,9 +35,7 @@ use self::timers::{Timer, Timers};
 use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
-pub(crate) use self::message::{
-    Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure,
-};
+pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
 pub(crate) use self::policy::{Backoff, Policy};
 pub(crate) use self::table::Phase;
 
@@ -109,13 +98,9 @@ impl Supervisor {
         match event {
             Event::Boot => self.apply(Cue::Boot, ""),
             Event::TemplateReady { generation } => self.template_ready(generation),
-            Event::TemplateFailed { generation, words } => {
-                self.give_up_template(generation, &words)
-            }
+            Event::TemplateFailed { generation, words } => self.give_up_template(generation, &words),
             Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
-            Event::WorkerForked { id, pid } => {
-                self.worker_report(id, table::Report::Forked { pid })
-            }
+            Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {
@@ -164,9 +149,7 @@ impl Supervisor {
 
     /// Every worker whose end is not yet known, by birth.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
-        self.fleet
-            .iter()
-            .map(|(id, worker)| (worker.identity(id), worker.state))
+        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state))
     }
 
     fn ran_out(&mut self, timer: Timer) {

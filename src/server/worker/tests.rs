@@ -77,11 +77,7 @@ struct TestWorker {
 
 fn config() -> WorkerConfig {
     let kill_after = Duration::from_secs(3600);
-    WorkerConfig {
-        request_timeout: None,
-        request_kill_after: kill_after,
-        ..Default::default()
-    }
+    WorkerConfig { request_timeout: None, request_kill_after: kill_after, ..Default::default() }
 }
 
 impl TestWorker {
@@ -96,13 +92,7 @@ impl TestWorker {
         let acceptor = Acceptor::from_fd(shared.into(), address.clone()).unwrap();
         let board = Board::new(1).unwrap();
         let (master, thread) = spawn(acceptor, config, &board);
-        Self {
-            address,
-            _listener: listener,
-            board,
-            master,
-            thread,
-        }
+        Self { address, _listener: listener, board, master, thread }
     }
 
     fn client(&self) -> Client<TcpStream> {
@@ -122,11 +112,7 @@ impl TestWorker {
     }
 }
 
-fn spawn(
-    acceptor: Acceptor,
-    config: WorkerConfig,
-    board: &Board,
-) -> (UnixStream, JoinHandle<Result<()>>) {
+fn spawn(acceptor: Acceptor, config: WorkerConfig, board: &Board) -> (UnixStream, JoinHandle<Result<()>>) {
     let (link, mut master) = TestLink::pair();
     let record = testing::record(board);
     let thread = thread::spawn(move || Lines.run(worker_cx(vec![acceptor], config, link, record)));
@@ -177,10 +163,7 @@ fn a_connection_is_parked_between_its_requests() {
     first.sees_the_end();
     assert_eq!(second.ask("two"), "two\n");
     let record = worker.record();
-    assert_eq!(
-        (record.connections, record.parked, record.pid),
-        (2, 1, std::process::id())
-    );
+    assert_eq!((record.connections, record.parked, record.pid), (2, 1, std::process::id()));
     assert!(record.requests >= 7, "{}", record.requests);
 }
 
@@ -229,10 +212,7 @@ fn slow_senders_hold_nobody_up() {
 #[test]
 fn an_incomplete_request_is_told_when_its_time_is_over() {
     let timeout = Duration::from_millis(50);
-    let worker = TestWorker::start(WorkerConfig {
-        request_timeout: Some(timeout),
-        ..config()
-    });
+    let worker = TestWorker::start(WorkerConfig { request_timeout: Some(timeout), ..config() });
     let mut client = worker.client();
     client.send("never en");
     assert_eq!(client.line(), "late\n");
@@ -242,10 +222,7 @@ fn an_incomplete_request_is_told_when_its_time_is_over() {
 #[test]
 fn a_request_that_waits_beyond_its_deadline_ends_and_the_worker_lives() {
     let timeout = Duration::from_millis(50);
-    let worker = TestWorker::start(WorkerConfig {
-        request_timeout: Some(timeout),
-        ..config()
-    });
+    let worker = TestWorker::start(WorkerConfig { request_timeout: Some(timeout), ..config() });
     let mut client = worker.client();
     assert_eq!(client.ask("hold"), "hold\n");
     client.sees_the_end();
@@ -256,18 +233,12 @@ fn a_request_that_waits_beyond_its_deadline_ends_and_the_worker_lives() {
 fn a_request_that_spins_beyond_its_deadline_takes_the_worker_with_it() {
     if !is_child() {
         let test = "a_request_that_spins_beyond_its_deadline_takes_the_worker_with_it";
-        let status = child_of(&format!("server::worker::tests::{test}"))
-            .status()
-            .unwrap();
+        let status = child_of(&format!("server::worker::tests::{test}")).status().unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGALRM as i32));
         return;
     }
     let millis = Duration::from_millis;
-    let config = WorkerConfig {
-        request_timeout: Some(millis(20)),
-        request_kill_after: millis(30),
-        ..config()
-    };
+    let config = WorkerConfig { request_timeout: Some(millis(20)), request_kill_after: millis(30), ..config() };
     let worker = TestWorker::start(config);
     // Many requests before it, so that the one timer has been pending since another's time.
     for _ in 0..100 {
@@ -280,10 +251,7 @@ fn a_request_that_spins_beyond_its_deadline_takes_the_worker_with_it() {
 #[test]
 fn an_idle_connection_is_closed_in_time() {
     let timeout = Duration::from_millis(50);
-    let worker = TestWorker::start(WorkerConfig {
-        idle_timeout: Some(timeout),
-        ..config()
-    });
+    let worker = TestWorker::start(WorkerConfig { idle_timeout: Some(timeout), ..config() });
     let (mut fresh, mut served) = (worker.client(), worker.client());
     assert_eq!(served.ask("one"), "one\n");
     served.sees_the_end();
@@ -329,9 +297,7 @@ fn a_client_that_goes_away_harms_nobody() {
     for _ in 0..100 {
         let mut gone = worker.client();
         gone.send("one\ntwo\n");
-        SockRef::from(gone.0.get_ref())
-            .set_linger(Some(Duration::ZERO))
-            .unwrap();
+        SockRef::from(gone.0.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
     }
     assert_eq!(worker.client().ask("alive"), "alive\n");
 }
@@ -373,10 +339,7 @@ fn draining_serves_what_is_in_hand_and_what_has_come() {
     assert_eq!(held.line(), "released\n");
     held.sees_the_end();
     let answer = parked.line();
-    assert!(
-        answer == "two (draining)\n" || answer == "two\n",
-        "{answer}"
-    );
+    assert!(answer == "two (draining)\n" || answer == "two\n", "{answer}");
     parked.sees_the_end();
     assert_eq!(partial.ask("tial"), "partial (draining)\n");
     partial.sees_the_end();
@@ -411,9 +374,7 @@ fn an_accepted_connection_that_stays_silent_ends_the_drain_late_but_surely() {
 #[test]
 fn sigterm_drains() {
     if !is_child() {
-        let status = child_of("server::worker::tests::sigterm_drains")
-            .status()
-            .unwrap();
+        let status = child_of("server::worker::tests::sigterm_drains").status().unwrap();
         assert!(status.success(), "{status}");
         return;
     }

@@ -1,4 +1,4 @@
-//! Panics of a service, caught with their words and their place.
+//! Panics of the user's code, caught with their words and their place.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -8,7 +8,7 @@ use std::sync::Once;
 
 /// A panic that was caught.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Panic {
+pub(crate) struct Panic {
     message: String,
     location: String,
 }
@@ -25,27 +25,23 @@ thread_local! {
 }
 
 /// Runs `f`; a panic inside is an error. Nothing is printed: the caller logs it.
-pub(super) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     // Only the hook is told where a panic happened. It passes on what happens outside of `catch`.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let outer = panic::take_hook();
         panic::set_hook(Box::new(move |info| note_location(info, &*outer)));
     });
-    CATCHING.set(true);
+    let outer = CATCHING.replace(true);
+    // What `f` leaves half done is either dropped by its owner or belongs to a process that is about to end.
     let result = panic::catch_unwind(AssertUnwindSafe(f));
-    CATCHING.set(false);
-    result.map_err(|payload| Panic {
-        message: message(&*payload),
-        location: LOCATION.take(),
-    })
+    CATCHING.set(outer);
+    result.map_err(|payload| Panic { message: message(&*payload), location: LOCATION.take() })
 }
 
 fn note_location(info: &PanicHookInfo<'_>, outer: &dyn Fn(&PanicHookInfo<'_>)) {
     if CATCHING.get() {
-        let location = info
-            .location()
-            .map_or_else(String::new, ToString::to_string);
+        let location = info.location().map_or_else(String::new, ToString::to_string);
         LOCATION.set(location);
     } else {
         outer(info);
