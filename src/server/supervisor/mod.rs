@@ -4,7 +4,7 @@
 //! system call, so thousands of random lives of a server are simulated in seconds, and each replays from its seed.
 //! Time is a [`Duration`] since any fixed start.
 //!
-//! An event is first written into the books ([`fleet`], [`templates`], [`timers`]), then looked up in the policy's
+//! An event is first written into the books ([`fleet`], [`seats`], [`templates`], [`timers`]), then looked up in the policy's
 //! [`table`], and the step found there is carried out ([`steps`]); last, the seats are looked over and whatever
 //! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
 //! led to it.
@@ -23,6 +23,7 @@ mod message;
 mod policy;
 mod random;
 mod reports;
+mod seats;
 mod settle;
 #[cfg(test)]
 mod simulation;
@@ -166,7 +167,7 @@ impl Supervisor {
     pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
         self.fleet
             .iter()
-            .map(|(id, worker)| (worker.identity(id), worker.state))
+            .map(|(id, worker)| (worker.identity(id), worker.state()))
     }
 
     fn ran_out(&mut self, timer: Timer) {

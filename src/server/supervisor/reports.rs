@@ -25,24 +25,24 @@ impl Supervisor {
         let Some(worker) = self.fleet.get_mut(id) else {
             return; // A late word about a life that is over.
         };
-        match table::report(worker.state, &report) {
+        match table::report(worker.state(), &report) {
             WorkerStep::Ignore => {}
             WorkerStep::Start => {
-                worker.state = WorkerState::Starting;
                 worker.note_pid(&report);
+                self.fleet.set_state(id, WorkerState::Starting);
             }
             WorkerStep::NotePid => worker.note_pid(&report),
             WorkerStep::Serve => {
-                worker.state = WorkerState::Ready;
                 worker.ready_at = Some(self.now);
                 let took = self.now - worker.asked_at;
                 let worker = worker.identity(id);
+                self.fleet.set_state(id, WorkerState::Ready);
                 self.timers.cancel(Timer::Worker(id));
                 self.notice(Notice::WorkerReady { worker, took });
             }
             WorkerStep::Dismiss => {
-                worker.state = WorkerState::Draining;
                 let worker = worker.clone();
+                self.fleet.set_state(id, WorkerState::Draining);
                 let deadline = self.now + self.policy.quick_timeout;
                 self.timers.set(Timer::Worker(id), deadline);
                 self.start_failed(id, &worker, report);
@@ -186,7 +186,7 @@ impl Supervisor {
     /// Says what became of a worker, with what its last state was before that.
     fn tell_end(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let took = self.now - worker.asked_at;
-        let was = worker.state;
+        let was = worker.state();
         let worker = worker.identity(id);
         let failed = |cause| Notice::WorkerFailed {
             worker,

@@ -10,7 +10,10 @@ impl Supervisor {
     /// Looks a cue up in the server's table and follows it; the words are for whoever asks why.
     pub(super) fn apply(&mut self, cue: Cue, words: &str) {
         let (phase, step) = table::transition(self.phase, cue);
-        self.phase = phase;
+        if self.phase != phase {
+            self.phase = phase;
+            self.fleet.seats.unsettle_all(self.target);
+        }
         match step {
             Step::Nothing => {}
             Step::StartFirstTemplate => {
@@ -67,10 +70,7 @@ impl Supervisor {
 
     /// Asks a worker to drain, within the time that the phase leaves it.
     pub(super) fn drain(&mut self, id: WorkerId) {
-        let Some(worker) = self.fleet.get_mut(id) else {
-            return;
-        };
-        worker.state = WorkerState::Draining;
+        self.fleet.set_state(id, WorkerState::Draining);
         let limit = match self.phase {
             Phase::Quitting => self.policy.quick_timeout,
             _ => self.policy.graceful_timeout,
@@ -81,13 +81,11 @@ impl Supervisor {
 
     /// Kills a worker, once; it stays in the book until its end is reported, with no timer.
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
-        let Some(worker) = self.fleet.get_mut(id) else {
-            return;
-        };
-        if worker.state == WorkerState::Killed {
+        let living = |worker: &&Worker| worker.state() != WorkerState::Killed;
+        if self.fleet.get(id).filter(living).is_none() {
             return;
         }
-        worker.state = WorkerState::Killed;
+        self.fleet.set_state(id, WorkerState::Killed);
         self.timers.cancel(Timer::Worker(id));
         self.act(Action::Kill { id, why });
     }
@@ -143,13 +141,10 @@ impl Supervisor {
             return;
         };
         // A withdrawal that is not over yet ends here: its successors in the making make room for the new ones.
-        let seats = self.fleet.seats(self.target, self.wanted);
-        let in_the_making = seats
-            .into_iter()
-            .filter(|(_, seat)| seat.is_surging())
-            .filter_map(|(_, seat)| seat.fresh);
-        for (id, _) in in_the_making.collect::<Vec<_>>() {
-            self.drain(id);
+        for seat in self.fleet.surging_seats(self.wanted) {
+            if let Some((id, _)) = seat.fresh {
+                self.drain(id);
+            }
         }
         // New code, new luck.
         for slot in self.fleet.forgive_all() {
@@ -187,6 +182,7 @@ impl Supervisor {
 
     fn set_target(&mut self, wish: u32) {
         self.target = wish.clamp(1, self.policy.max_workers.max(1));
+        self.fleet.seats.unsettle_all(self.target);
         self.notice(Notice::Target {
             workers: self.target,
         });
@@ -204,7 +200,7 @@ impl Supervisor {
 
     fn hasten(&mut self) {
         let deadline = self.now + self.policy.quick_timeout;
-        let draining = |worker: &Worker| worker.state == WorkerState::Draining;
+        let draining = |worker: &Worker| worker.state() == WorkerState::Draining;
         for id in self.fleet.ids_where(draining) {
             self.timers.set_no_later(Timer::Worker(id), deadline);
         }

@@ -222,5 +222,6 @@ fn a_thousand_workers_cost_each_event_little() {
     let begun = std::time::Instant::now();
     (1..=1000).for_each(|id| bench.ready(id));
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
-    println!("2000 events took {:?}", begun.elapsed());
+    // Some 15 ms; looking over every seat at every event took 700 times as long.
+    assert!(begun.elapsed() < 3 * SECOND);
 }
