@@ -138,11 +138,10 @@ impl Consequences {
         let is_current = worker.generation == self.standing.current;
         let is_incoming = Some(worker.generation) == self.standing.incoming;
         match (self.standing.phase, failure) {
-            (_, Failure::DiedWell) => {
-                if is_current || is_incoming {
-                    self.failures.remove(&slot);
-                }
+            (_, Failure::DiedWell) if is_current || is_incoming => {
+                self.failures.remove(&slot);
             }
+            (_, Failure::DiedWell) => {}
             (Phase::Booting, Failure::Start) => self.boot_must_end = true,
             (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
             (Phase::Booting | Phase::Serving | Phase::Preparing, _) if is_current => {

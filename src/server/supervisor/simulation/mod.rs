@@ -24,7 +24,7 @@ use self::world::World;
 use super::random::Random;
 use super::{Action, Event, Phase, Policy, Signal, Supervisor};
 
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 6_000;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
