@@ -94,3 +94,32 @@ fn a_worker_that_is_never_ready_at_first_boot_ends_the_server() {
     let words = "the worker of slot 0 was not ready within 30s";
     assert_eq!(bench.asked(), [close(1), boot_failed(words)]);
 }
+
+#[test]
+fn a_preload_that_fails_at_first_boot_ends_the_server_with_its_words() {
+    let mut bench = Bench::new(2);
+    bench.tell(Event::Boot);
+    bench.take();
+    bench.template_fails(1, "no such index");
+    assert_eq!(
+        bench.asked(),
+        [
+            close(1),
+            Action::CloseListeners,
+            boot_failed("no such index")
+        ]
+    );
+}
+
+#[test]
+fn a_preload_that_hangs_at_first_boot_ends_the_server() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.take();
+    bench.wait(120 * SECOND);
+    let words = "the template did not end its preload within 120s";
+    assert_eq!(
+        bench.asked(),
+        [close(1), Action::CloseListeners, boot_failed(words)]
+    );
+}

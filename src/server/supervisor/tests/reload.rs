@@ -3,35 +3,6 @@
 use super::*;
 
 #[test]
-fn a_preload_that_fails_at_first_boot_ends_the_server_with_its_words() {
-    let mut bench = Bench::new(2);
-    bench.tell(Event::Boot);
-    bench.take();
-    bench.template_fails(1, "no such index");
-    assert_eq!(
-        bench.asked(),
-        [
-            close(1),
-            Action::CloseListeners,
-            boot_failed("no such index")
-        ]
-    );
-}
-
-#[test]
-fn a_preload_that_hangs_at_first_boot_ends_the_server() {
-    let mut bench = Bench::new(1);
-    bench.tell(Event::Boot);
-    bench.take();
-    bench.wait(120 * SECOND);
-    let words = "the template did not end its preload within 120s";
-    assert_eq!(
-        bench.asked(),
-        [close(1), Action::CloseListeners, boot_failed(words)]
-    );
-}
-
-#[test]
 fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
     let mut bench = Bench::serving(2);
     bench.signal(Signal::Reload);
