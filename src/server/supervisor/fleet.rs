@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::message::Identity;
+use super::seats::{Seat, Seats};
 use super::table::{Report, Sitter};
 use crate::server::{Generation, Slot, WorkerId};
 
@@ -28,15 +29,14 @@ pub(super) struct Worker {
     pub(super) slot: Slot,
     pub(super) generation: Generation,
     pub(super) pid: Option<i32>,
-    pub(super) state: WorkerState,
+    state: WorkerState,
     pub(super) asked_at: Duration,
     pub(super) ready_at: Option<Duration>,
 }
 
 impl Worker {
-    /// Whether it holds its slot's seat, rather than being on its way out.
-    pub(super) fn is_seated(&self) -> bool {
-        self.sitter() != Sitter::Nobody
+    pub(super) fn state(&self) -> WorkerState {
+        self.state
     }
 
     pub(super) fn is_unready(&self) -> bool {
@@ -55,7 +55,12 @@ impl Worker {
     }
 
     pub(super) fn identity(&self, id: WorkerId) -> Identity {
-        Identity { id, slot: self.slot, generation: self.generation, pid: self.pid }
+        Identity {
+            id,
+            slot: self.slot,
+            generation: self.generation,
+            pid: self.pid,
+        }
     }
 
     fn sitter(&self) -> Sitter {
@@ -67,32 +72,11 @@ impl Worker {
     }
 }
 
-/// A slot's seat: at most one worker of the wanted generation, and one of another.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Seat {
-    pub(super) stale: Option<(WorkerId, Sitter)>,
-    pub(super) fresh: Option<(WorkerId, Sitter)>,
-}
-
-impl Seat {
-    pub(super) fn stale_sitter(&self) -> Sitter {
-        self.stale.map_or(Sitter::Nobody, |(_, sitter)| sitter)
-    }
-
-    pub(super) fn fresh_sitter(&self) -> Sitter {
-        self.fresh.map_or(Sitter::Nobody, |(_, sitter)| sitter)
-    }
-
-    /// Whether a successor is in the making: what the surge is spent on.
-    pub(super) fn is_surging(&self) -> bool {
-        self.stale.is_some() && self.fresh_sitter() == Sitter::Unready
-    }
-}
-
 /// All lives, and each slot's failures in a row.
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
+    pub(super) seats: Seats,
     failures: BTreeMap<Slot, u32>,
     last_id: u64,
 }
@@ -102,9 +86,26 @@ impl Fleet {
     pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
         self.last_id += 1;
         let id = WorkerId(self.last_id);
-        let worker = Worker { slot, generation, pid: None, state: WorkerState::Asked, asked_at: now, ready_at: None };
+        let worker = Worker {
+            slot,
+            generation,
+            pid: None,
+            state: WorkerState::Asked,
+            asked_at: now,
+            ready_at: None,
+        };
+        self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
         self.workers.insert(id, worker);
         id
+    }
+
+    /// The worker now stands there in its life.
+    pub(super) fn set_state(&mut self, id: WorkerId, state: WorkerState) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            let was = worker.sitter();
+            worker.state = state;
+            self.seats.change(worker.slot, id, was, worker.sitter());
+        }
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
@@ -116,7 +117,10 @@ impl Fleet {
     }
 
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
-        self.workers.remove(&id)
+        let worker = self.workers.remove(&id)?;
+        self.seats
+            .change(worker.slot, id, worker.sitter(), Sitter::Nobody);
+        Some(worker)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -129,21 +133,36 @@ impl Fleet {
 
     /// The lives for which `which` holds, by birth.
     pub(super) fn ids_where(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
-        self.iter().filter(|(_, worker)| which(worker)).map(|(id, _)| id).collect()
+        self.iter()
+            .filter(|(_, worker)| which(worker))
+            .map(|(id, _)| id)
+            .collect()
     }
 
-    /// Every seat from slot 0 on, up to the target and to the highest that is taken.
-    pub(super) fn seats(&self, target: u32, wanted: Generation) -> Vec<(Slot, Seat)> {
-        let mut seats: Vec<(Slot, Seat)> = (0..target).map(|slot| (Slot(slot), Seat::default())).collect();
-        for (id, worker) in self.iter().filter(|(_, worker)| worker.is_seated()) {
-            while seats.len() <= worker.slot.0 as usize {
-                seats.push((Slot(seats.len() as u32), Seat::default()));
-            }
-            let seat = &mut seats[worker.slot.0 as usize].1;
-            let half = if worker.generation == wanted { &mut seat.fresh } else { &mut seat.stale };
+    /// Who sits in the slot's seat, told apart by the generation that is wanted.
+    pub(super) fn seat(&self, slot: Slot, wanted: Generation) -> Seat {
+        let mut seat = Seat::default();
+        for &id in self.seats.sitters(slot) {
+            let Some(worker) = self.workers.get(&id) else {
+                continue;
+            };
+            let half = if worker.generation == wanted {
+                &mut seat.fresh
+            } else {
+                &mut seat.stale
+            };
             *half = Some((id, worker.sitter()));
         }
-        seats
+        seat
+    }
+
+    /// The seats in which a successor is in the making.
+    pub(super) fn surging_seats(&self, wanted: Generation) -> Vec<Seat> {
+        self.seats
+            .shared()
+            .map(|slot| self.seat(slot, wanted))
+            .filter(Seat::is_surging)
+            .collect()
     }
 
     /// Counts one more failure in a row for the slot, and gives their number.

@@ -4,7 +4,7 @@
 //! system call, so thousands of random lives of a server are simulated in seconds, and each replays from its seed.
 //! Time is a [`Duration`] since any fixed start.
 //!
-//! An event is first written into the books ([`fleet`], [`templates`], [`timers`]), then looked up in the policy's
+//! An event is first written into the books ([`fleet`], [`seats`], [`templates`], [`timers`]), then looked up in the policy's
 //! [`table`], and the step found there is carried out ([`steps`]); last, the seats are looked over and whatever
 //! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
 //! led to it.
@@ -14,6 +14,7 @@ mod message;
 mod policy;
 mod random;
 mod reports;
+mod seats;
 mod settle;
 #[cfg(test)]
 mod simulation;
@@ -35,7 +36,9 @@ use self::timers::{Timer, Timers};
 use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
-pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
+pub(crate) use self::message::{
+    Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure,
+};
 pub(crate) use self::policy::{Backoff, Policy};
 pub(crate) use self::table::Phase;
 
@@ -98,9 +101,13 @@ impl Supervisor {
         match event {
             Event::Boot => self.apply(Cue::Boot, ""),
             Event::TemplateReady { generation } => self.template_ready(generation),
-            Event::TemplateFailed { generation, words } => self.give_up_template(generation, &words),
+            Event::TemplateFailed { generation, words } => {
+                self.give_up_template(generation, &words)
+            }
             Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
-            Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
+            Event::WorkerForked { id, pid } => {
+                self.worker_report(id, table::Report::Forked { pid })
+            }
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {
@@ -149,7 +156,9 @@ impl Supervisor {
 
     /// Every worker whose end is not yet known, by birth.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
-        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state))
+        self.fleet
+            .iter()
+            .map(|(id, worker)| (worker.identity(id), worker.state()))
     }
 
     fn ran_out(&mut self, timer: Timer) {

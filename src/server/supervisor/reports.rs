@@ -25,24 +25,24 @@ impl Supervisor {
         let Some(worker) = self.fleet.get_mut(id) else {
             return; // A late word about a life that is over.
         };
-        match table::report(worker.state, &report) {
+        match table::report(worker.state(), &report) {
             WorkerStep::Ignore => {}
             WorkerStep::Start => {
-                worker.state = WorkerState::Starting;
                 worker.note_pid(&report);
+                self.fleet.set_state(id, WorkerState::Starting);
             }
             WorkerStep::NotePid => worker.note_pid(&report),
             WorkerStep::Serve => {
-                worker.state = WorkerState::Ready;
                 worker.ready_at = Some(self.now);
                 let took = self.now - worker.asked_at;
                 let worker = worker.identity(id);
+                self.fleet.set_state(id, WorkerState::Ready);
                 self.timers.cancel(Timer::Worker(id));
                 self.notice(Notice::WorkerReady { worker, took });
             }
             WorkerStep::Dismiss => {
-                worker.state = WorkerState::Draining;
                 let worker = worker.clone();
+                self.fleet.set_state(id, WorkerState::Draining);
                 let deadline = self.now + self.policy.quick_timeout;
                 self.timers.set(Timer::Worker(id), deadline);
                 self.start_failed(id, &worker, report);
@@ -79,7 +79,11 @@ impl Supervisor {
 
     pub(super) fn worker_late(&mut self, id: WorkerId) {
         let unborn = self.fleet.get(id).is_some_and(Worker::is_unborn);
-        let report = if unborn { Report::LateUnborn } else { Report::Late };
+        let report = if unborn {
+            Report::LateUnborn
+        } else {
+            Report::Late
+        };
         self.worker_report(id, report);
     }
 
@@ -113,13 +117,23 @@ impl Supervisor {
         let Some(template) = self.templates.get_mut(generation).filter(alive) else {
             return;
         };
-        let served_well = template.state == TemplateState::Ready && now - template.since >= served_well_after;
-        template.failures = if served_well { 0 } else { template.failures.saturating_add(1) };
+        let served_well =
+            template.state == TemplateState::Ready && now - template.since >= served_well_after;
+        template.failures = if served_well {
+            0
+        } else {
+            template.failures.saturating_add(1)
+        };
         template.state = TemplateState::Lost;
         template.since = now;
         self.timers.cancel(Timer::Preload(generation));
-        self.notice(Notice::TemplateLost { generation, words: words.to_owned() });
-        let unborn = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unborn());
+        self.notice(Notice::TemplateLost {
+            generation,
+            words: words.to_owned(),
+        });
+        let unborn = self
+            .fleet
+            .ids_where(|worker| worker.generation == generation && worker.is_unborn());
         for id in unborn {
             self.kill(id, KillReason::TemplateLost);
         }
@@ -135,7 +149,9 @@ impl Supervisor {
         let slot = worker.slot;
         let words = match &report {
             Report::Refused { words } | Report::NoProcess { words } => words.clone(),
-            Report::Exited { words: Some(words), .. } => words.clone(),
+            Report::Exited {
+                words: Some(words), ..
+            } => words.clone(),
             Report::Exited { exit, words: None } => {
                 format!("the worker of slot {slot} {exit} before it was ready")
             }
@@ -170,13 +186,23 @@ impl Supervisor {
     /// Says what became of a worker, with what its last state was before that.
     fn tell_end(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let took = self.now - worker.asked_at;
-        let was = worker.state;
+        let was = worker.state();
         let worker = worker.identity(id);
-        let failed = |cause| Notice::WorkerFailed { worker, cause, took };
+        let failed = |cause| Notice::WorkerFailed {
+            worker,
+            cause,
+            took,
+        };
         self.notice(match report {
             Report::Refused { words } => failed(StartFailure::Refused { words }),
             Report::NoProcess { words } => failed(StartFailure::Resource { words }),
-            Report::Exited { exit, words } => Notice::WorkerExited { worker, was, exit, words, took },
+            Report::Exited { exit, words } => Notice::WorkerExited {
+                worker,
+                was,
+                exit,
+                words,
+                took,
+            },
             _ => failed(StartFailure::TimedOut),
         });
     }

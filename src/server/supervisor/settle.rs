@@ -1,7 +1,7 @@
 //! The look over all seats and templates that ends every event.
 
-use super::fleet::Seat;
-use super::table::{self, Cue, Phase, Role, SeatStep, Sitter, TemplateStep};
+use super::seats::Seat;
+use super::table::{self, Cue, Role, SeatStep, TemplateStep};
 use super::templates::TemplateState;
 use super::timers::Timer;
 use super::{Action, Supervisor};
@@ -36,13 +36,13 @@ impl Supervisor {
     }
 
     fn look_over_seats(&mut self) {
-        let seats = self.fleet.seats(self.target, self.wanted);
-        let may_fork = self.templates.is_in(self.wanted, TemplateState::Ready);
-        let surging = seats.iter().filter(|(_, seat)| seat.is_surging()).count();
+        let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
+        let surging = self.fleet.surging_seats(self.wanted).len();
         let mut room = (self.policy.max_surge.max(1) as usize).saturating_sub(surging);
-        for (slot, seat) in seats {
+        for slot in self.fleet.seats.unsettled() {
+            let seat = self.fleet.seat(slot, self.wanted);
             let wanted = self.phase.is_staffed() && slot.0 < self.target;
-            let may_fork = may_fork && !self.timers.is_set(Timer::SlotRetry(slot));
+            let may_fork = has_template && !self.timers.is_set(Timer::SlotRetry(slot));
             match table::seat(wanted, seat.stale_sitter(), seat.fresh_sitter()) {
                 SeatStep::Rest => {}
                 SeatStep::Vacate => self.vacate(seat),
@@ -51,13 +51,14 @@ impl Supervisor {
                     room -= 1;
                     self.fork(slot);
                 }
-                SeatStep::Fork | SeatStep::ForkBeside => {}
+                SeatStep::Fork | SeatStep::ForkBeside => continue, // It stays unsettled.
                 SeatStep::DrainStale => {
                     if let Some((id, _)) = seat.stale {
                         self.drain(id);
                     }
                 }
             }
+            self.fleet.seats.settle(slot);
         }
     }
 
@@ -72,7 +73,11 @@ impl Supervisor {
         let id = self.fleet.add(slot, generation, self.now);
         let limit = self.policy.start_timeout;
         self.timers.set(Timer::Worker(id), self.now + limit);
-        self.act(Action::Fork { id, slot, generation });
+        self.act(Action::Fork {
+            id,
+            slot,
+            generation,
+        });
     }
 
     fn close_unneeded_templates(&mut self) {
@@ -100,12 +105,14 @@ impl Supervisor {
     }
 
     fn has_workers(&self, generation: Generation) -> bool {
-        self.fleet.iter().any(|(_, worker)| worker.generation == generation)
+        self.fleet
+            .iter()
+            .any(|(_, worker)| worker.generation == generation)
     }
 
     fn conditions(&self) -> Vec<Cue> {
         let mut cues = Vec::new();
-        if self.is_staffed() {
+        if self.fleet.seats.are_all_ready() {
             cues.push(Cue::Staffed);
         }
         if self.reload_queued {
@@ -115,15 +122,5 @@ impl Supervisor {
             cues.push(Cue::Empty);
         }
         cues
-    }
-
-    fn is_staffed(&self) -> bool {
-        // Only a boot and a roll wait for it; the look over all seats is saved elsewhere.
-        matches!(self.phase, Phase::Booting | Phase::Rolling)
-            && self
-                .fleet
-                .seats(self.target, self.wanted)
-                .iter()
-                .all(|(_, seat)| seat.stale.is_none() && seat.fresh_sitter() == Sitter::Ready)
     }
 }

@@ -10,7 +10,10 @@ impl Supervisor {
     /// Looks a cue up in the server's table and follows it; the words are for whoever asks why.
     pub(super) fn apply(&mut self, cue: Cue, words: &str) {
         let (phase, step) = table::transition(self.phase, cue);
-        self.phase = phase;
+        if self.phase != phase {
+            self.phase = phase;
+            self.fleet.seats.unsettle_all(self.target);
+        }
         match step {
             Step::Nothing => {}
             Step::StartFirstTemplate => {
@@ -18,9 +21,10 @@ impl Supervisor {
                 self.start_template(self.current);
             }
             Step::FailBoot => self.fail_boot(words),
-            Step::AnnounceServing => {
-                self.notice(Notice::Serving { workers: self.target, took: self.now - self.began_at })
-            }
+            Step::AnnounceServing => self.notice(Notice::Serving {
+                workers: self.target,
+                took: self.now - self.began_at,
+            }),
             Step::DelaySlot(slot) => self.delay_slot(slot),
             Step::ForgiveSlot(slot) => self.fleet.forgive(slot),
             Step::RetryTemplate => self.retry_template(),
@@ -47,7 +51,9 @@ impl Supervisor {
                 self.hasten();
             }
             Step::Hasten => {
-                self.notice(Notice::Stopping { signal: Signal::Quit });
+                self.notice(Notice::Stopping {
+                    signal: Signal::Quit,
+                });
                 self.hasten();
             }
             Step::KillAll => self.kill_all(KillReason::AtOnce),
@@ -64,10 +70,7 @@ impl Supervisor {
 
     /// Asks a worker to drain, within the time that the phase leaves it.
     pub(super) fn drain(&mut self, id: WorkerId) {
-        let Some(worker) = self.fleet.get_mut(id) else {
-            return;
-        };
-        worker.state = WorkerState::Draining;
+        self.fleet.set_state(id, WorkerState::Draining);
         let limit = match self.phase {
             Phase::Quitting => self.policy.quick_timeout,
             _ => self.policy.graceful_timeout,
@@ -78,19 +81,19 @@ impl Supervisor {
 
     /// Kills a worker, once; it stays in the book until its end is reported, with no timer.
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
-        let Some(worker) = self.fleet.get_mut(id) else {
-            return;
-        };
-        if worker.state == WorkerState::Killed {
+        let living = |worker: &&Worker| worker.state() != WorkerState::Killed;
+        if self.fleet.get(id).filter(living).is_none() {
             return;
         }
-        worker.state = WorkerState::Killed;
+        self.fleet.set_state(id, WorkerState::Killed);
         self.timers.cancel(Timer::Worker(id));
         self.act(Action::Kill { id, why });
     }
 
     fn fail_boot(&mut self, words: &str) {
-        self.outcome = Outcome::BootFailed { words: words.to_owned() };
+        self.outcome = Outcome::BootFailed {
+            words: words.to_owned(),
+        };
         self.act(Action::CloseListeners);
         self.kill_all(KillReason::BootFailed);
     }
@@ -99,12 +102,19 @@ impl Supervisor {
         let failures = self.fleet.blame(slot);
         let delay = self.policy.backoff.delay(failures, &mut self.random);
         self.timers.set(Timer::SlotRetry(slot), self.now + delay);
-        self.notice(Notice::SlotDelayed { slot, failures, delay });
+        self.notice(Notice::SlotDelayed {
+            slot,
+            failures,
+            delay,
+        });
     }
 
     fn retry_template(&mut self) {
         let generation = self.current;
-        let failures = self.templates.get_mut(generation).map_or(0, |template| template.failures);
+        let failures = self
+            .templates
+            .get_mut(generation)
+            .map_or(0, |template| template.failures);
         if failures == 0 {
             self.start_template(generation);
             return;
@@ -131,10 +141,10 @@ impl Supervisor {
             return;
         };
         // A withdrawal that is not over yet ends here: its successors in the making make room for the new ones.
-        let seats = self.fleet.seats(self.target, self.wanted);
-        let in_the_making = seats.into_iter().filter(|(_, seat)| seat.is_surging()).filter_map(|(_, seat)| seat.fresh);
-        for (id, _) in in_the_making.collect::<Vec<_>>() {
-            self.drain(id);
+        for seat in self.fleet.surging_seats(self.wanted) {
+            if let Some((id, _)) = seat.fresh {
+                self.drain(id);
+            }
         }
         // New code, new luck.
         for slot in self.fleet.forgive_all() {
@@ -146,7 +156,10 @@ impl Supervisor {
     fn adopt_incoming(&mut self) {
         self.current = self.wanted;
         self.incoming = None;
-        self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
+        self.notice(Notice::Reloaded {
+            generation: self.current,
+            took: self.now - self.began_at,
+        });
     }
 
     /// Takes the new generation back: what is not ready goes at once, what is ready when its successor is.
@@ -155,8 +168,13 @@ impl Supervisor {
             return;
         };
         self.wanted = self.current;
-        self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
-        let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
+        self.notice(Notice::ReloadFailed {
+            generation,
+            words: words.to_owned(),
+        });
+        let unready = self
+            .fleet
+            .ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {
             self.drain(id);
         }
@@ -164,7 +182,10 @@ impl Supervisor {
 
     fn set_target(&mut self, wish: u32) {
         self.target = wish.clamp(1, self.policy.max_workers.max(1));
-        self.notice(Notice::Target { workers: self.target });
+        self.fleet.seats.unsettle_all(self.target);
+        self.notice(Notice::Target {
+            workers: self.target,
+        });
     }
 
     fn pause(&mut self) {
@@ -179,7 +200,7 @@ impl Supervisor {
 
     fn hasten(&mut self) {
         let deadline = self.now + self.policy.quick_timeout;
-        let draining = |worker: &Worker| worker.state == WorkerState::Draining;
+        let draining = |worker: &Worker| worker.state() == WorkerState::Draining;
         for id in self.fleet.ids_where(draining) {
             self.timers.set_no_later(Timer::Worker(id), deadline);
         }
@@ -190,8 +211,12 @@ impl Supervisor {
         for id in self.fleet.ids_where(|_| true) {
             self.kill(id, why);
         }
-        let unborn: Vec<_> =
-            self.fleet.iter().filter(|(_, worker)| worker.is_unborn()).map(|(_, worker)| worker.generation).collect();
+        let unborn: Vec<_> = self
+            .fleet
+            .iter()
+            .filter(|(_, worker)| worker.is_unborn())
+            .map(|(_, worker)| worker.generation)
+            .collect();
         for generation in unborn {
             self.give_up_template(generation, "the server ends at once");
         }

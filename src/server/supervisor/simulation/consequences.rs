@@ -39,7 +39,11 @@ impl Consequences {
         Self {
             policy,
             now: Duration::ZERO,
-            standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
+            standing: Standing {
+                phase: Phase::New,
+                current: Generation(1),
+                incoming: None,
+            },
             boot_must_end: false,
             reload_must_end: false,
             reload_queued: false,
@@ -49,7 +53,13 @@ impl Consequences {
     }
 
     /// Takes in an event, and whom it is about.
-    pub(super) fn hear(&mut self, now: Duration, event: &Event, worker: Option<&Worker>, standing: Standing) {
+    pub(super) fn hear(
+        &mut self,
+        now: Duration,
+        event: &Event,
+        worker: Option<&Worker>,
+        standing: Standing,
+    ) {
         self.now = now;
         self.standing = standing;
         self.boot_must_end = false;
@@ -74,7 +84,10 @@ impl Consequences {
 
     pub(super) fn check_fork(&self, slot: Slot, generation: Generation) {
         let barred = self.barred.get(&(slot, generation));
-        assert!(barred.is_none_or(|&until| self.now >= until), "slot {slot} did not wait");
+        assert!(
+            barred.is_none_or(|&until| self.now >= until),
+            "slot {slot} did not wait"
+        );
     }
 
     pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
@@ -89,9 +102,18 @@ impl Consequences {
                 _ => {}
             }
         }
-        assert!(!self.reload_must_end || reload_ended, "the roll went on after a failure");
-        assert!(!self.boot_must_end || phase.is_ending(), "the boot went on after a failure");
-        assert!(!(self.reload_queued && phase == Phase::Serving), "a queued reload was forgotten");
+        assert!(
+            !self.reload_must_end || reload_ended,
+            "the roll went on after a failure"
+        );
+        assert!(
+            !self.boot_must_end || phase.is_ending(),
+            "the boot went on after a failure"
+        );
+        assert!(
+            !(self.reload_queued && phase == Phase::Serving),
+            "a queued reload was forgotten"
+        );
     }
 
     fn failure(&self, event: &Event, worker: &Worker) -> Option<Failure> {
@@ -101,10 +123,12 @@ impl Consequences {
                 (*cause != StartFailure::TimedOut).then_some(Failure::Start)
             }
             (Event::WorkerExited { .. }, None) => Some(Failure::Start),
-            (Event::WorkerExited { .. }, Some(since)) => match self.now - since < self.policy.served_well_after {
-                true => Some(Failure::DiedYoung),
-                false => Some(Failure::DiedWell),
-            },
+            (Event::WorkerExited { .. }, Some(since)) => {
+                match self.now - since < self.policy.served_well_after {
+                    true => Some(Failure::DiedYoung),
+                    false => Some(Failure::DiedWell),
+                }
+            }
             _ => None,
         }
     }
@@ -114,11 +138,10 @@ impl Consequences {
         let is_current = worker.generation == self.standing.current;
         let is_incoming = Some(worker.generation) == self.standing.incoming;
         match (self.standing.phase, failure) {
-            (_, Failure::DiedWell) => {
-                if is_current || is_incoming {
-                    self.failures.remove(&slot);
-                }
+            (_, Failure::DiedWell) if is_current || is_incoming => {
+                self.failures.remove(&slot);
             }
+            (_, Failure::DiedWell) => {}
             (Phase::Booting, Failure::Start) => self.boot_must_end = true,
             (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
             (Phase::Booting | Phase::Serving | Phase::Preparing, _) if is_current => {

@@ -3,25 +3,6 @@
 use super::*;
 
 #[test]
-fn a_preload_that_fails_at_first_boot_ends_the_server_with_its_words() {
-    let mut bench = Bench::new(2);
-    bench.tell(Event::Boot);
-    bench.take();
-    bench.template_fails(1, "no such index");
-    assert_eq!(bench.asked(), [close(1), Action::CloseListeners, boot_failed("no such index")]);
-}
-
-#[test]
-fn a_preload_that_hangs_at_first_boot_ends_the_server() {
-    let mut bench = Bench::new(1);
-    bench.tell(Event::Boot);
-    bench.take();
-    bench.wait(120 * SECOND);
-    let words = "the template did not end its preload within 120s";
-    assert_eq!(bench.asked(), [close(1), Action::CloseListeners, boot_failed(words)]);
-}
-
-#[test]
 fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
     let mut bench = Bench::serving(2);
     bench.signal(Signal::Reload);
@@ -44,7 +25,11 @@ fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
 
 #[test]
 fn the_surge_is_as_wide_as_allowed() {
-    let mut bench = Bench::with(Policy { workers: 3, max_surge: 2, ..Policy::default() });
+    let mut bench = Bench::with(Policy {
+        workers: 3,
+        max_surge: 2,
+        ..Policy::default()
+    });
     bench.tell(Event::Boot);
     bench.template_ready(1);
     (1..=3).for_each(|id| bench.ready(id));
@@ -68,7 +53,11 @@ fn a_new_template_that_fails_leaves_the_old_generation_as_it_is_and_says_why() {
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
     assert_eq!(bench.supervisor.generation(), Generation(1));
     bench.exits(1, Exit::Signal(9));
-    assert_eq!(bench.asked(), [fork(3, 0, 1)], "the old template is still there");
+    assert_eq!(
+        bench.asked(),
+        [fork(3, 0, 1)],
+        "the old template is still there"
+    );
 }
 
 #[test]
@@ -83,7 +72,10 @@ fn a_roll_that_fails_half_way_goes_back_to_the_old_generation_and_loses_no_seat(
     let actions = bench.take();
     assert_eq!(reload_failed(&actions), Some("no such table"));
     assert!(actions.contains(&fork(5, 0, 1)));
-    assert!(!actions.contains(&drain(3)), "it serves until its successor is ready");
+    assert!(
+        !actions.contains(&drain(3)),
+        "it serves until its successor is ready"
+    );
     bench.ready(5);
     assert_eq!(bench.asked(), [drain(3)]);
     bench.exits(4, Exit::Code(1));
@@ -183,7 +175,11 @@ fn a_reload_may_overtake_the_withdrawal_of_the_one_before() {
     bench.signal(Signal::Reload);
     bench.take();
     bench.template_ready(3);
-    assert_eq!(bench.asked(), [drain(5), fork(6, 0, 3)], "the way back is left for the way on");
+    assert_eq!(
+        bench.asked(),
+        [drain(5), fork(6, 0, 3)],
+        "the way back is left for the way on"
+    );
     bench.ready(6);
     assert_eq!(bench.asked(), [drain(3), fork(7, 1, 3)]);
     bench.ready(7);
