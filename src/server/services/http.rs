@@ -209,11 +209,18 @@ fn malformed(window: &[u8], error: httparse::Error) -> Result<Parsed<'_>, Refusa
     })
 }
 
+/// Counts only what stands before the first byte that is out of place, so that the answer is the
+/// same whether that byte has come or not.
 fn request_line_within_limits(window: &[u8]) -> Result<(), Refusal> {
-    let line = window.split(|&byte| byte == b'\n').next().unwrap_or(window);
-    let mut words = line.splitn(3, |&byte| byte == b' ');
-    let method = words.next().map_or(0, <[u8]>::len);
-    let target = words.next().map_or(0, <[u8]>::len);
+    let length_while = |bytes: &[u8], fits: fn(&u8) -> bool| {
+        let end = bytes.iter().position(|byte| !fits(byte));
+        end.unwrap_or(bytes.len())
+    };
+    let method = length_while(window, |&byte| body::is_token(byte));
+    let target = match &window[method..] {
+        [b' ', rest @ ..] => length_while(rest, |&byte| byte > b' ' && byte != 0x7f),
+        _ => 0,
+    };
     within_limits(method, target)
 }
 

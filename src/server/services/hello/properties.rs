@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::http::response::CONTINUE;
 use super::tests::{client, responses};
 
 /// A valid request with the method and the status that it gets.
@@ -105,6 +106,21 @@ proptest! {
         let seen = responses(&answers, &methods);
         prop_assert_eq!(seen.iter().map(|(status, ..)| *status).collect::<Vec<_>>(), expected);
         prop_assert!(!client.is_closed());
+    }
+
+    #[test]
+    fn even_noise_gets_the_same_answers_however_it_is_cut(
+        bytes in noise(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let answers = [vec![&bytes[..]], cut(&bytes, &cuts)].map(|pieces| {
+            let mut client = client();
+            let heard: String = pieces.into_iter().map(|piece| client.say(piece)).collect();
+            // Whether the interim response is still needed depends on what has come by then.
+            let heard = heard.replace(&*String::from_utf8_lossy(CONTINUE), "");
+            (responses(&heard, &[]), client.is_closed())
+        });
+        prop_assert_eq!(&answers[0], &answers[1]);
     }
 
     #[test]

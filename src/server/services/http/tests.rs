@@ -195,6 +195,7 @@ fn a_request_line_is_three_words_and_a_version_that_is_spoken() {
         400,
         "a TLS greeting"
     );
+    assert_eq!(refused(&[0; 40]), 400, "no method, however long");
 }
 
 #[test]
