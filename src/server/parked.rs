@@ -166,3 +166,6 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -295,8 +295,9 @@ impl RequestCx<'_> {
         self.deadline.map(Monotonic::instant)
     }
 
-    /// Whether the deadline has passed. From then on a signal interrupts blocking calls every ten
-    /// milliseconds, so code that retries them on EINTR asks here first.
+    /// Whether the deadline has passed. From then on SIGALRM interrupts blocking calls every ten
+    /// milliseconds. It may also come once too early, so code that sees EINTR asks here whether to
+    /// give up or to call again.
     pub fn overdue(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Monotonic::now())

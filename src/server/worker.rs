@@ -9,6 +9,7 @@
 //! its client is about to send; parked ones that are between two requests are closed.
 
 use std::io;
+use std::mem;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -61,7 +62,6 @@ impl<S: Service> Worker<S> {
     fn new(service: S, cx: WorkerCx) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&cx.notice, Token::Notice.event(EpollFlags::EPOLLIN))?;
-        cx.ready();
         let deadlines = Deadlines::new(&cx.config)?;
         let worker = Self {
             attendant: Attendant {
@@ -86,6 +86,7 @@ impl<S: Service> Worker<S> {
         for (index, listener) in (0..).zip(&worker.listeners) {
             worker.watch(index, &listener.acceptor)?;
         }
+        worker.notice.ready(&worker.attendant.record);
         Ok(worker)
     }
 
@@ -285,9 +286,11 @@ impl<S: Service> Worker<S> {
         // A connection that came a moment ago may have woken this worker and no other, and nobody
         // is woken for it again. So the queue is looked at once more before it is left to the others.
         for index in 0..self.listeners.len() {
-            self.accept(index as u32)?;
+            if self.listeners[index].paused_until.is_none() {
+                self.accept(index as u32)?;
+            }
         }
-        for listener in self.listeners.drain(..) {
+        for listener in mem::take(&mut self.listeners) {
             // Closing alone would not do: the master holds the same listener open.
             if listener.paused_until.is_none() {
                 self.epoll.delete(&listener.acceptor)?;

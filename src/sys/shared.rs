@@ -16,8 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
-/// Bytes in a page. Every page size of Linux is a multiple of it where it is not the size itself;
-/// there, mapping any page but the first is refused.
+/// Bytes in a page. A kernel with larger pages refuses to map any but the first.
 pub(crate) const PAGE: usize = 4096;
 
 /// Words in a page.

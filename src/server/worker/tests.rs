@@ -1,6 +1,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -50,6 +51,9 @@ impl Service for Lines {
             }
             "fail" => Err("it failed".into()),
             "panic" => panic!("no luck"),
+            "spin" => loop {
+                std::hint::spin_loop();
+            },
             // Holds the worker until the client sends one line more.
             "hold" => {
                 let released = conn.read_line(80)?;
@@ -233,6 +237,44 @@ fn an_incomplete_request_is_told_when_its_time_is_over() {
     client.send("never en");
     assert_eq!(client.line(), "late\n");
     client.sees_the_end();
+}
+
+#[test]
+fn a_request_that_waits_beyond_its_deadline_ends_and_the_worker_lives() {
+    let timeout = Duration::from_millis(50);
+    let worker = TestWorker::start(WorkerConfig {
+        request_timeout: Some(timeout),
+        ..config()
+    });
+    let mut client = worker.client();
+    assert_eq!(client.ask("hold"), "hold\n");
+    client.sees_the_end();
+    assert_eq!(worker.client().ask("alive"), "alive\n");
+}
+
+#[test]
+fn a_request_that_spins_beyond_its_deadline_takes_the_worker_with_it() {
+    if !is_child() {
+        let test = "a_request_that_spins_beyond_its_deadline_takes_the_worker_with_it";
+        let status = child_of(&format!("server::worker::tests::{test}"))
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(Signal::SIGALRM as i32));
+        return;
+    }
+    let millis = Duration::from_millis;
+    let config = WorkerConfig {
+        request_timeout: Some(millis(20)),
+        request_kill_after: millis(30),
+        ..config()
+    };
+    let worker = TestWorker::start(config);
+    // Many requests before it, so that the one timer has been pending since another's time.
+    for _ in 0..100 {
+        assert_eq!(worker.client().ask("quick"), "quick\n");
+    }
+    worker.client().ask("spin");
+    unreachable!("the process has died");
 }
 
 #[test]
