@@ -35,7 +35,9 @@ pub(crate) const MAX_FIELDS: usize = 64;
 const MAX_METHOD: usize = 32;
 
 /// Methods of RFC 9110 and RFC 5789: known here, so that a route which does not take one says 405.
-const KNOWN_METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
+const KNOWN_METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH",
+];
 
 /// A request head that can be read in one way only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,12 +141,17 @@ pub(crate) fn parse(received: &[u8]) -> Result<Parsed<'_>, Refusal> {
         Ok(httparse::Status::Partial) => return unfinished(window),
         Err(error) => return malformed(window, error),
     };
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
         return Err(Refusal::bad("the request line is not complete"));
     };
     within_limits(method.len(), target.len())?;
     if method == "CONNECT" {
-        return Err(Refusal::new(Status::NotImplemented, "CONNECT: this server is no proxy"));
+        return Err(Refusal::new(
+            Status::NotImplemented,
+            "CONNECT: this server is no proxy",
+        ));
     }
     let target = Target::parse(method, target)?;
     let fields = Fields::read(request.headers, version)?;
@@ -162,10 +169,16 @@ pub(crate) fn parse(received: &[u8]) -> Result<Parsed<'_>, Refusal> {
 
 fn within_limits(method: usize, target: usize) -> Result<(), Refusal> {
     if method > MAX_METHOD {
-        return Err(Refusal::new(Status::NotImplemented, "the method is longer than any that is known"));
+        return Err(Refusal::new(
+            Status::NotImplemented,
+            "the method is longer than any that is known",
+        ));
     }
     if target > MAX_TARGET {
-        return Err(Refusal::new(Status::UriTooLong, "the request target is longer than 8192 bytes"));
+        return Err(Refusal::new(
+            Status::UriTooLong,
+            "the request target is longer than 8192 bytes",
+        ));
     }
     Ok(())
 }
@@ -174,7 +187,10 @@ fn within_limits(method: usize, target: usize) -> Result<(), Refusal> {
 fn unfinished(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
     request_line_within_limits(window)?;
     if window.len() >= MAX_HEAD {
-        return Err(Refusal::new(Status::FieldsTooLarge, "the request head is longer than 16384 bytes"));
+        return Err(Refusal::new(
+            Status::FieldsTooLarge,
+            "the request head is longer than 16384 bytes",
+        ));
     }
     Ok(Parsed::Incomplete)
 }
@@ -193,18 +209,28 @@ fn malformed(window: &[u8], error: httparse::Error) -> Result<Parsed<'_>, Refusa
     })
 }
 
+/// Counts only what stands before the first byte that is out of place, so that the answer is the
+/// same whether that byte has come or not.
 fn request_line_within_limits(window: &[u8]) -> Result<(), Refusal> {
-    let line = window.split(|&byte| byte == b'\n').next().unwrap_or(window);
-    let mut words = line.splitn(3, |&byte| byte == b' ');
-    let method = words.next().map_or(0, <[u8]>::len);
-    let target = words.next().map_or(0, <[u8]>::len);
+    let length_while = |bytes: &[u8], fits: fn(&u8) -> bool| {
+        let end = bytes.iter().position(|byte| !fits(byte));
+        end.unwrap_or(bytes.len())
+    };
+    let method = length_while(window, |&byte| body::is_token(byte));
+    let target = match &window[method..] {
+        [b' ', rest @ ..] => length_while(rest, |&byte| byte > b' ' && byte != 0x7f),
+        _ => 0,
+    };
     within_limits(method, target)
 }
 
 /// The parser knows `HTTP/1.0` and `HTTP/1.1`; is this another version, the beginning of one, or
 /// none?
 fn other_version(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
-    let version = window.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
+    let version = window
+        .splitn(3, |&byte| byte == b' ')
+        .nth(2)
+        .unwrap_or_default();
     let fits = |(at, &byte): (usize, &u8)| match at {
         0..=4 => byte == b"HTTP/"[at],
         5 | 7 => byte.is_ascii_digit(),
@@ -213,8 +239,13 @@ fn other_version(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
     };
     match version.iter().take(9).enumerate().all(fits) {
         true if version.len() < 9 => unfinished(window),
-        true => Err(Refusal::new(Status::VersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are spoken here")),
-        false => Err(Refusal::bad("the request line does not end in an HTTP version")),
+        true => Err(Refusal::new(
+            Status::VersionNotSupported,
+            "only HTTP/1.0 and HTTP/1.1 are spoken here",
+        )),
+        false => Err(Refusal::bad(
+            "the request line does not end in an HTTP version",
+        )),
     }
 }
 

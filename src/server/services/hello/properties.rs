@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::http::response::CONTINUE;
 use super::tests::{client, responses};
 
 /// A valid request with the method and the status that it gets.
@@ -18,9 +19,11 @@ fn request() -> impl Strategy<Value = (String, &'static str, u16)> {
         ("POST", "/", 405),
         ("PURGE", "/", 501),
     ]);
-    let fields = prop::collection::vec("X-[a-z]{1,5}: [ -~]{0,20}\r\n", 0..4).prop_map(|lines| lines.concat());
+    let fields = prop::collection::vec("X-[a-z]{1,5}: [ -~]{0,20}\r\n", 0..4)
+        .prop_map(|lines| lines.concat());
     let extension = prop::sample::select(vec!["", ";a", " ; a=\"b;c\""]);
-    let chunk = ("[ -~\r\n]{1,40}", extension).prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
+    let chunk = ("[ -~\r\n]{1,40}", extension)
+        .prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
     let trailer = prop::sample::select(vec!["", "T: r\r\n", "A:\r\nB: GET / HTTP/1.1\r\n"]);
     let body = prop_oneof![
         Just("\r\n".to_owned()),
@@ -30,10 +33,12 @@ fn request() -> impl Strategy<Value = (String, &'static str, u16)> {
             chunks.concat()
         )),
     ];
-    ("(\r\n){0,2}", line, fields, body).prop_map(|(blank, (method, target, status), fields, body)| {
-        let text = format!("{blank}{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}");
-        (text, method, status)
-    })
+    ("(\r\n){0,2}", line, fields, body).prop_map(
+        |(blank, (method, target, status), fields, body)| {
+            let text = format!("{blank}{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}");
+            (text, method, status)
+        },
+    )
 }
 
 /// Bytes that look like HTTP often enough to get somewhere.
@@ -78,7 +83,10 @@ fn cut<'t>(text: &'t [u8], at: &[prop::sample::Index]) -> Vec<&'t [u8]> {
     ends.push(text.len());
     ends.sort_unstable();
     let starts = [0].into_iter().chain(ends.iter().copied());
-    starts.zip(&ends).map(|(start, &end)| &text[start..end]).collect()
+    starts
+        .zip(&ends)
+        .map(|(start, &end)| &text[start..end])
+        .collect()
 }
 
 proptest! {
@@ -98,6 +106,21 @@ proptest! {
         let seen = responses(&answers, &methods);
         prop_assert_eq!(seen.iter().map(|(status, ..)| *status).collect::<Vec<_>>(), expected);
         prop_assert!(!client.is_closed());
+    }
+
+    #[test]
+    fn even_noise_gets_the_same_answers_however_it_is_cut(
+        bytes in noise(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let answers = [vec![&bytes[..]], cut(&bytes, &cuts)].map(|pieces| {
+            let mut client = client();
+            let heard: String = pieces.into_iter().map(|piece| client.say(piece)).collect();
+            // Whether the interim response is still needed depends on what has come by then.
+            let heard = heard.replace(&*String::from_utf8_lossy(CONTINUE), "");
+            (responses(&heard, &[]), client.is_closed())
+        });
+        prop_assert_eq!(&answers[0], &answers[1]);
     }
 
     #[test]
