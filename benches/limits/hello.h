@@ -83,21 +83,27 @@ static enum outcome serve(int connection)
     return write(connection, keep_answer, keep_length) == (ssize_t)keep_length ? KEEP : CLOSE;
 }
 
+static void on_term(int signal)
+{
+    (void)signal; /* its only work is to interrupt pause */
+}
+
 /*
  * Forks `processes` children that run `work(listener)` and never return from it; says when all of
- * them are there, and waits to be killed. A child dies with its parent.
+ * them are there; at SIGTERM ends them and reaps them. A child dies with its parent.
  */
 static void prefork(int processes, int listener, void (*work)(int listener))
 {
     int ready[2];
-    if (pipe(ready) < 0)
-        die("pipe");
+    pid_t *children = calloc(processes, sizeof *children);
+    if (children == NULL || pipe(ready) < 0)
+        die("prepare to fork");
     signal(SIGPIPE, SIG_IGN);
     for (int slot = 0; slot < processes; slot++) {
-        pid_t pid = fork();
-        if (pid < 0)
+        children[slot] = fork();
+        if (children[slot] < 0)
             die("fork");
-        if (pid == 0) {
+        if (children[slot] == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             make_answers(slot);
             if (write(ready[1], "r", 1) != 1)
@@ -114,8 +120,12 @@ static void prefork(int processes, int listener, void (*work)(int listener))
         if (read(ready[0], &byte, 1) != 1)
             die("wait for the children");
     }
+    signal(SIGTERM, on_term);
     printf("serving %d\n", processes);
     fflush(stdout);
+    pause();
+    for (int slot = 0; slot < processes; slot++)
+        kill(children[slot], SIGKILL);
     while (wait(NULL) > 0)
         ;
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -24,7 +25,9 @@ pub struct Started {
 impl Started {
     pub fn new(command: &mut Command) -> Result<Started> {
         let program = command.get_program().to_string_lossy().into_owned();
+        // A group of its own: Apache sends SIGTERM to its whole group when it stops.
         let child = command
+            .process_group(0)
             .spawn()
             .map_err(|e| format!("cannot start {program}: {e}"))?;
         Ok(Started { child })
