@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{
-    Aim, Comparison, Contender, Linking, Options, Result, Sample, Server, hatchery, limit_server,
-    run,
+    Aim, Comparison, Contender, Linking, Options, Result, Sample, Server, figure, hatchery,
+    limit_server, run,
 };
 
 const FLEETS: [u32; 3] = [4, 100, 1_000];
@@ -23,7 +23,10 @@ fn boot(options: Options) -> Result<()> {
     raise_descriptor_limit()?;
     let mut medians = Vec::new();
     for workers in FLEETS {
-        let title = format!("boot, {workers} workers: ms from exec until all are ready");
+        let title = format!(
+            "boot, {} workers: ms from exec until all are ready",
+            figure(f64::from(workers))
+        );
         let mut table = Comparison::new(title, &[]);
         table.ours(OURS, Aim::None, boot_of(hatchery, workers));
         table.beside(LIMIT, Aim::None, boot_of(bare_limit, workers));

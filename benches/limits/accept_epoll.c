@@ -6,8 +6,12 @@
  * The call that may succeed is tried before the one that waits: once the listener has been
  * reported, accept is repeated until it has nothing more, and a new connection is read at once, so a
  * busy process seldom asks epoll. It shows what a server that parks its idle clients can reach.
+ *
+ * TCP_DEFER_ACCEPT is left out on purpose: it would save the early first read, but connections then
+ * stay outside the accept queue until they speak, and a stop that promises to lose none cannot see them.
  */
 #include "hello.h"
+#include <sched.h>
 #include <sys/epoll.h>
 
 enum { LISTENER = -1, BATCH = 64, ACCEPTS_IN_A_ROW = 32 };
@@ -21,10 +25,21 @@ static void watch(int descriptor, uint32_t events, int name)
         die("epoll_ctl");
 }
 
-/* Serves a connection that was just accepted, and parks it unless it is over. */
+/*
+ * Serves a connection that was just accepted, and parks it unless it is over.
+ *
+ * The handshake wakes this process before the client has had the time to send: the first read finds
+ * nothing more often than not. Giving the processor away once lets a client on the same core send, and
+ * saves adding the connection to epoll and waiting for it: a quarter of the time of such a request.
+ */
 static void welcome(int connection)
 {
-    if (serve(connection) == CLOSE)
+    enum outcome outcome = serve(connection);
+    if (outcome == WAIT) {
+        sched_yield();
+        outcome = serve(connection);
+    }
+    if (outcome == CLOSE)
         close(connection);
     else
         watch(connection, EPOLLIN, connection);

@@ -20,7 +20,7 @@ pub use machine::{available_megabytes, machine_line};
 pub use memory::{Footprint, hold};
 pub use peers::{apache, find, nginx};
 pub use process::run_to_end;
-pub use rounds::{Aim, Column, Comparison, Contender, Sample};
+pub use rounds::{Aim, Column, Comparison, Contender, Sample, figure};
 pub use run::{Options, run};
 pub use server::{Server, hatchery, limit_server};
 pub use wrk::{Connections, Load, load};

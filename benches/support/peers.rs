@@ -2,13 +2,17 @@
 //! of our own, nothing of the system's.
 
 use std::env;
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::geteuid;
+use tempfile::TempDir;
 
 use super::Result;
-use super::server::{Server, free_address, shared_folder, write};
+use super::server::Server;
 
 /// As long as our own body is on average.
 const BODY: &str = "hello from slot 1 pid 12345 generation 1\n";
@@ -24,7 +28,7 @@ pub fn find(program: &str, packages: &str) -> Result<PathBuf> {
         .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| format!("not installed (apt-get install {packages})").into())
+        .ok_or_else(|| format!("{program} is not installed (apt-get install {packages})").into())
 }
 
 /// nginx, without an access log, answering from its configuration: the least it can do.
@@ -83,7 +87,9 @@ pub fn apache(workers: u32) -> Result<Server> {
     let program = find("apache2", packages)?;
     let modules = Path::new("/usr/lib/apache2/modules");
     if !modules.join("mod_mpm_prefork.so").is_file() {
-        return Err(format!("its modules are not installed (apt-get install {packages})").into());
+        return Err(
+            format!("apache2's modules are not installed (apt-get install {packages})").into(),
+        );
     }
     let folder = shared_folder()?;
     let address = free_address()?;
@@ -135,4 +141,23 @@ pub fn apache(workers: u32) -> Result<Server> {
         .arg(folder.path().join("apache.conf"))
         .arg("-DFOREGROUND");
     Server::that_keeps_silent(&mut command, address, folder)
+}
+
+/// A loopback address whose port the kernel says is free.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// A folder that a server's own unprivileged workers may read as well.
+fn shared_folder() -> Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("hatchery-bench-")
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()?;
+    Ok(folder)
+}
+
+/// Writes a file into a server's folder.
+fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    Ok(fs::write(folder.join(name), text).map_err(|e| format!("cannot write {name}: {e}"))?)
 }

@@ -233,8 +233,8 @@ pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     })
 }
 
-/// Three digits that mean something, thousands set apart.
-fn figure(value: f64) -> String {
+/// A figure as a table shows it: three digits that mean something, thousands set apart.
+pub fn figure(value: f64) -> String {
     if value != 0.0 && value.abs() < 10.0 {
         return format!("{value:.2}");
     }

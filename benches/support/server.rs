@@ -1,8 +1,7 @@
 //! Servers under measurement: started, known to be ready, known to answer, ended on drop.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, sleep};
@@ -141,11 +140,6 @@ pub fn limit_server(name: &str, linking: Linking, processes: u32) -> Result<Serv
     })
 }
 
-/// A loopback address whose port the kernel says is free.
-pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
 /// What a line of a server's output means.
 pub enum Sign {
     Listening(SocketAddr),
@@ -233,19 +227,4 @@ fn get(address: SocketAddr) -> Result<String> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-/// A folder that a server's own unprivileged workers may read as well.
-pub fn shared_folder() -> Result<TempDir> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::Builder::new()
-        .prefix("hatchery-bench-")
-        .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempdir()?;
-    Ok(folder)
-}
-
-/// Writes a file into a server's folder.
-pub fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
-    Ok(std::fs::write(folder.join(name), text).map_err(|e| format!("cannot write {name}: {e}"))?)
 }
