@@ -1,7 +1,8 @@
 //! HTTP "hello" over loopback: ours beside two hand-written C loops, nginx and Apache's prefork.
 //!
 //! All servers are started first and stay; wrk loads one after the other, round after round. Load and
-//! servers share the machine's cores, as they do for every contender alike.
+//! servers share the machine's cores, as they do for every contender alike. The processor time that a
+//! request costs the server is printed too: it moves less than the rate when the machine has other work.
 
 mod support;
 
@@ -12,9 +13,10 @@ use support::{
     apache, hatchery, limit_server, load, nginx, run,
 };
 
-const COLUMNS: [Column; 3] = [
+const COLUMNS: [Column; 4] = [
     Column::Median("p50, ms"),
     Column::Median("p99, ms"),
+    Column::Median("CPU µs/request"),
     Column::Sum("errors"),
 ];
 
@@ -93,10 +95,13 @@ fn under_load(
 
 impl Contender for UnderLoad<'_> {
     fn round(&mut self) -> Result<Sample> {
+        let before = self.server.cpu_time();
         let load = load(self.server.address, self.connections, self.seconds)?;
+        let cpu_time = self.server.cpu_time().saturating_sub(before);
+        let cpu_per_request = cpu_time.as_secs_f64() * 1e6 / load.requests;
         Ok(Sample {
             figure: load.requests_per_second,
-            further: vec![load.p50_ms, load.p99_ms, load.errors],
+            further: vec![load.p50_ms, load.p99_ms, cpu_per_request, load.errors],
         })
     }
 }

@@ -101,6 +101,7 @@ pub struct Life {
     parent: u32,
     start_time: u64,
     zombie: bool,
+    ticks: u64,
 }
 
 impl Life {
@@ -113,7 +114,14 @@ impl Life {
             zombie: *fields.first()? == "Z",
             parent: fields.get(1)?.parse().ok()?,
             start_time: fields.get(19)?.parse().ok()?,
+            ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
         })
+    }
+
+    /// Processor time that it had taken, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        // USER_HZ is 100 on Linux, whatever the kernel's own tick is (proc_pid_stat(5), time(7)).
+        Duration::from_millis(self.ticks * 10)
     }
 
     fn goes_on(&self) -> bool {

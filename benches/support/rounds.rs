@@ -235,7 +235,7 @@ pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// A figure as a table shows it: three digits that mean something, thousands set apart.
 pub fn figure(value: f64) -> String {
-    if value != 0.0 && value.abs() < 10.0 {
+    if value.abs() < 10.0 && value.fract() != 0.0 {
         return format!("{value:.2}");
     }
     if value.abs() < 100.0 && value.fract() != 0.0 {

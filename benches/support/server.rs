@@ -98,6 +98,11 @@ impl Server {
         self.processes.tree()
     }
 
+    /// Processor time that all its processes have taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.tree().iter().map(Life::cpu_time).sum()
+    }
+
     /// Its worker processes.
     pub fn workers(&self) -> Vec<Life> {
         self.processes.leaves()

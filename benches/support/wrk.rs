@@ -15,6 +15,7 @@ pub enum Connections {
 /// One run of wrk.
 pub struct Load {
     pub requests_per_second: f64,
+    pub requests: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
     /// Socket errors of any kind, and answers other than 2xx and 3xx.
@@ -37,9 +38,14 @@ fn parse(text: &str) -> Result<Load> {
             .find_map(|line| line.trim().strip_prefix(label).map(str::trim))
     };
     let needed = |label: &str| after(label).ok_or_else(|| format!("wrk did not print {label:?}"));
+    let requests = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "));
+    let (requests, _) = requests.ok_or("wrk did not print how many requests it made")?;
     let refused = after("Non-2xx or 3xx responses:").map_or(Ok(0.0), str::parse)?;
     Ok(Load {
         requests_per_second: needed("Requests/sec:")?.parse()?,
+        requests: requests.parse()?,
         p50_ms: milliseconds(needed("50%")?)?,
         p99_ms: milliseconds(needed("99%")?)?,
         errors: refused + socket_errors(after("Socket errors:").unwrap_or_default()),
