@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{
-    Aim, Comparison, Contender, Linking, Options, Result, Sample, Server, figure, hatchery,
-    limit_server, run,
+    Aim, Comparison, Contender, Linking, Options, Result, Sample, Server, figure, hatchery, limit_server, run,
 };
 
 const FLEETS: [u32; 3] = [4, 100, 1_000];
@@ -23,10 +22,7 @@ fn boot(options: Options) -> Result<()> {
     raise_descriptor_limit()?;
     let mut medians = Vec::new();
     for workers in FLEETS {
-        let title = format!(
-            "boot, {} workers: ms from exec until all are ready",
-            figure(f64::from(workers))
-        );
+        let title = format!("boot, {} workers: ms from exec until all are ready", figure(f64::from(workers)));
         let mut table = Comparison::new(title, &[]);
         table.ours(OURS, Aim::None, boot_of(hatchery, workers));
         table.beside(LIMIT, Aim::None, boot_of(bare_limit, workers));
@@ -37,15 +33,11 @@ fn boot(options: Options) -> Result<()> {
     println!("cost of one more worker, µs (from the medians above)\n");
     for (contender, name) in [OURS, LIMIT].into_iter().enumerate() {
         for step in 1..FLEETS.len() {
-            let (Some(few), Some(many)) = (medians[step - 1][contender], medians[step][contender])
-            else {
+            let (Some(few), Some(many)) = (medians[step - 1][contender], medians[step][contender]) else {
                 continue;
             };
             let (from, to) = (FLEETS[step - 1], FLEETS[step]);
-            println!(
-                "- {name}, {from} to {to} workers: {:.0}",
-                (many - few) * 1_000.0 / f64::from(to - from)
-            );
+            println!("- {name}, {from} to {to} workers: {:.0}", (many - few) * 1_000.0 / f64::from(to - from));
         }
     }
     Ok(())
@@ -54,8 +46,7 @@ fn boot(options: Options) -> Result<()> {
 /// A master of 1,000 workers holds a few descriptors for each.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)
-        .map_err(|e| format!("cannot raise RLIMIT_NOFILE to {most}: {e}"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|e| format!("cannot raise RLIMIT_NOFILE to {most}: {e}"))?;
     Ok(())
 }
 

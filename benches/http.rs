@@ -9,16 +9,12 @@ mod support;
 use std::process::ExitCode;
 
 use support::{
-    Aim, Column, Comparison, Connections, Contender, Linking, Options, Result, Sample, Server,
-    apache, hatchery, limit_server, load, nginx, run,
+    Aim, Column, Comparison, Connections, Contender, Linking, Options, Result, Sample, Server, apache, hatchery,
+    limit_server, load, nginx, run,
 };
 
-const COLUMNS: [Column; 4] = [
-    Column::Median("p50, ms"),
-    Column::Median("p99, ms"),
-    Column::Median("CPU µs/request"),
-    Column::Sum("errors"),
-];
+const COLUMNS: [Column; 4] =
+    [Column::Median("p50, ms"), Column::Median("p99, ms"), Column::Median("CPU µs/request"), Column::Sum("errors")];
 
 fn main() -> ExitCode {
     run(http)
@@ -33,12 +29,7 @@ fn http(options: Options) -> Result<()> {
     let seconds = options.pick(3, 1);
 
     let modes = [
-        (
-            Connections::OnePerRequest,
-            "a connection per request",
-            0.95,
-            1.1,
-        ),
+        (Connections::OnePerRequest, "a connection per request", 0.95, 1.1),
         (Connections::KeepAlive, "keep-alive", 0.9, 1.0),
     ];
     for (connections, words, aim_beside_limit, aim_beside_nginx) in modes {
@@ -49,16 +40,8 @@ fn http(options: Options) -> Result<()> {
         let mut table = Comparison::new(title, &COLUMNS);
         table.ours("hatchery, 4 workers", Aim::None, under(&ours));
         table.beside("C, blocking accept, 16 processes", limit, under(&blocking));
-        table.beside(
-            "C, epoll and parked connections, 4 processes",
-            limit,
-            under(&parking),
-        );
-        table.beside(
-            "nginx, 2 workers",
-            Aim::Ratio(aim_beside_nginx),
-            under(&nginx),
-        );
+        table.beside("C, epoll and parked connections, 4 processes", limit, under(&parking));
+        table.beside("nginx, 2 workers", Aim::Ratio(aim_beside_nginx), under(&nginx));
         table.beside("Apache prefork, 16 workers", Aim::None, under(&apache));
         table.run(options.rounds())?;
         table.print();
@@ -80,17 +63,9 @@ struct UnderLoad<'s> {
     seconds: u32,
 }
 
-fn under_load(
-    server: &Result<Server>,
-    connections: Connections,
-    seconds: u32,
-) -> Result<Box<dyn Contender + '_>> {
+fn under_load(server: &Result<Server>, connections: Connections, seconds: u32) -> Result<Box<dyn Contender + '_>> {
     let server = server.as_ref().map_err(|error| error.to_string())?;
-    Ok(Box::new(UnderLoad {
-        server,
-        connections,
-        seconds,
-    }))
+    Ok(Box::new(UnderLoad { server, connections, seconds }))
 }
 
 impl Contender for UnderLoad<'_> {

@@ -11,16 +11,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use support::{
-    Aim, Column, Comparison, Contender, Footprint, Linking, Options, Result, Sample, Server,
-    apache, hatchery, limit_server, nginx, run,
+    Aim, Column, Comparison, Contender, Footprint, Linking, Options, Result, Sample, Server, apache, hatchery,
+    limit_server, nginx, run,
 };
 
 const FEW: u32 = 4;
 const MANY: u32 = 64;
-const COLUMNS: [Column; 2] = [
-    Column::Median("a worker's PSS"),
-    Column::Median("a worker's private"),
-];
+const COLUMNS: [Column; 2] = [Column::Median("a worker's PSS"), Column::Median("a worker's private")];
 
 fn main() -> ExitCode {
     run(memory)
@@ -29,16 +26,8 @@ fn main() -> ExitCode {
 fn memory(options: Options) -> Result<()> {
     let mut table = Comparison::new("memory of one more idle worker: kB of PSS", &COLUMNS);
     table.ours("hatchery", Aim::AtMost(60.0), growth_of(hatchery));
-    table.beside(
-        "C, blocking accept, static",
-        Aim::None,
-        growth_of(static_limit),
-    );
-    table.beside(
-        "C, blocking accept, dynamic",
-        Aim::None,
-        growth_of(dynamic_limit),
-    );
+    table.beside("C, blocking accept, static", Aim::None, growth_of(static_limit));
+    table.beside("C, blocking accept, dynamic", Aim::None, growth_of(dynamic_limit));
     table.beside("Apache prefork", Aim::None, growth_of(apache));
     table.beside("nginx", Aim::None, growth_of(nginx));
     table.run(options.rounds())?;
@@ -68,10 +57,7 @@ impl Contender for Growth {
         let (few, _) = self.footprints(FEW)?;
         let (many, workers) = self.footprints(MANY)?;
         let growth = (many - few) / f64::from(MANY - FEW);
-        Ok(Sample {
-            figure: growth,
-            further: vec![workers.pss, workers.private],
-        })
+        Ok(Sample { figure: growth, further: vec![workers.pss, workers.private] })
     }
 }
 
@@ -82,11 +68,7 @@ impl Growth {
         server.answers()?;
         await_workers(&server, workers)?;
         let sum = settled_sum(&server)?;
-        let each = server
-            .workers()
-            .iter()
-            .map(Footprint::of)
-            .collect::<Result<Vec<_>>>()?;
+        let each = server.workers().iter().map(Footprint::of).collect::<Result<Vec<_>>>()?;
         let median = Footprint::median(&each).ok_or("it has no workers")?;
         Ok((sum, median))
     }
@@ -110,10 +92,7 @@ fn settled_sum(server: &Server) -> Result<f64> {
     for _ in 0..30 {
         sleep(Duration::from_millis(100));
         let tree = server.tree();
-        let sum = tree
-            .iter()
-            .map(|life| Ok(Footprint::of(life)?.pss))
-            .sum::<Result<f64>>()?;
+        let sum = tree.iter().map(|life| Ok(Footprint::of(life)?.pss)).sum::<Result<f64>>()?;
         if sum == before {
             break;
         }

@@ -31,9 +31,5 @@ pub fn build_limit(name: &str, linking: Linking) -> Result<PathBuf> {
         return Ok(program);
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "cannot compile {name}.c: {}",
-        words.lines().next().unwrap_or("cc said nothing")
-    )
-    .into())
+    Err(format!("cannot compile {name}.c: {}", words.lines().next().unwrap_or("cc said nothing")).into())
 }

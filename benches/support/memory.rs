@@ -26,10 +26,7 @@ impl Footprint {
             let value = field(&text, key).ok_or_else(|| format!("{path} has no {key}"))?;
             Ok(value.trim_end_matches(" kB").parse()?)
         };
-        Ok(Footprint {
-            pss: kilobytes("Pss")?,
-            private: kilobytes("Private_Clean")? + kilobytes("Private_Dirty")?,
-        })
+        Ok(Footprint { pss: kilobytes("Pss")?, private: kilobytes("Private_Clean")? + kilobytes("Private_Dirty")? })
     }
 
     /// The medians of several, each taken by itself.

@@ -37,11 +37,7 @@ pub fn nginx(workers: u32) -> Result<Server> {
     let folder = shared_folder()?;
     let address = free_address()?;
     let at = folder.path().display();
-    let user = if geteuid().is_root() {
-        "user nobody nogroup;"
-    } else {
-        ""
-    };
+    let user = if geteuid().is_root() { "user nobody nogroup;" } else { "" };
     let body = BODY.trim_end();
     write(
         folder.path(),
@@ -73,11 +69,7 @@ pub fn nginx(workers: u32) -> Result<Server> {
     )?;
     let mut command = Command::new(program);
     command.arg("-e").arg(folder.path().join("error.log"));
-    command
-        .arg("-p")
-        .arg(folder.path())
-        .arg("-c")
-        .arg(folder.path().join("nginx.conf"));
+    command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("nginx.conf"));
     Server::that_keeps_silent(&mut command, address, folder)
 }
 
@@ -87,25 +79,14 @@ pub fn apache(workers: u32) -> Result<Server> {
     let program = find("apache2", packages)?;
     let modules = Path::new("/usr/lib/apache2/modules");
     if !modules.join("mod_mpm_prefork.so").is_file() {
-        return Err(
-            format!("apache2's modules are not installed (apt-get install {packages})").into(),
-        );
+        return Err(format!("apache2's modules are not installed (apt-get install {packages})").into());
     }
     let folder = shared_folder()?;
     let address = free_address()?;
     let at = folder.path().display();
-    let user = if geteuid().is_root() {
-        "User nobody\nGroup nogroup"
-    } else {
-        ""
-    };
+    let user = if geteuid().is_root() { "User nobody\nGroup nogroup" } else { "" };
     write(folder.path(), "index.html", BODY)?;
-    let load = |name: &str| {
-        format!(
-            "LoadModule {name}_module {}/mod_{name}.so\n",
-            modules.display()
-        )
-    };
+    let load = |name: &str| format!("LoadModule {name}_module {}/mod_{name}.so\n", modules.display());
     let load_modules: String = ["mpm_prefork", "authz_core", "dir"].map(load).concat();
     write(
         folder.path(),
@@ -136,10 +117,7 @@ pub fn apache(workers: u32) -> Result<Server> {
         ),
     )?;
     let mut command = Command::new(program);
-    command
-        .arg("-f")
-        .arg(folder.path().join("apache.conf"))
-        .arg("-DFOREGROUND");
+    command.arg("-f").arg(folder.path().join("apache.conf")).arg("-DFOREGROUND");
     Server::that_keeps_silent(&mut command, address, folder)
 }
 
@@ -150,10 +128,8 @@ fn free_address() -> Result<SocketAddr> {
 
 /// A folder that a server's own unprivileged workers may read as well.
 fn shared_folder() -> Result<TempDir> {
-    let folder = tempfile::Builder::new()
-        .prefix("hatchery-bench-")
-        .permissions(Permissions::from_mode(0o755))
-        .tempdir()?;
+    let folder =
+        tempfile::Builder::new().prefix("hatchery-bench-").permissions(Permissions::from_mode(0o755)).tempdir()?;
     Ok(folder)
 }
 

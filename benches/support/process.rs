@@ -26,10 +26,7 @@ impl Started {
     pub fn new(command: &mut Command) -> Result<Started> {
         let program = command.get_program().to_string_lossy().into_owned();
         // A group of its own: Apache sends SIGTERM to its whole group when it stops.
-        let child = command
-            .process_group(0)
-            .spawn()
-            .map_err(|e| format!("cannot start {program}: {e}"))?;
+        let child = command.process_group(0).spawn().map_err(|e| format!("cannot start {program}: {e}"))?;
         Ok(Started { child })
     }
 
@@ -47,9 +44,7 @@ impl Started {
     pub fn leaves(&self) -> Vec<Life> {
         let tree = self.tree();
         let parents: HashSet<u32> = tree.iter().map(|life| life.parent).collect();
-        tree.into_iter()
-            .filter(|life| !parents.contains(&life.pid))
-            .collect()
+        tree.into_iter().filter(|life| !parents.contains(&life.pid)).collect()
     }
 }
 
@@ -82,10 +77,7 @@ impl Drop for Started {
 pub fn run_to_end(command: &mut Command) -> Result<String> {
     interrupt::check()?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| format!("cannot run {program}: {e}"))?;
+    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("cannot run {program}: {e}"))?;
     interrupt::check()?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -131,11 +123,7 @@ impl Life {
 
 fn tree_below(root: u32) -> Vec<Life> {
     let mut children: HashMap<u32, Vec<Life>> = HashMap::new();
-    for life in all_pids()
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(Life::read)
-    {
+    for life in all_pids().unwrap_or_default().into_iter().filter_map(Life::read) {
         children.entry(life.parent).or_default().push(life);
     }
     let mut tree: Vec<Life> = Life::read(root).into_iter().collect();
@@ -150,10 +138,7 @@ fn tree_below(root: u32) -> Vec<Life> {
 
 fn all_pids() -> io::Result<Vec<u32>> {
     let entries = fs::read_dir("/proc")?;
-    Ok(entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 fn send(pid: u32, signal: Signal) {

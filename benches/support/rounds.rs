@@ -19,10 +19,7 @@ pub struct Sample {
 impl Sample {
     /// A sample for a comparison without further columns.
     pub fn of(figure: f64) -> Sample {
-        Sample {
-            figure,
-            further: Vec::new(),
-        }
+        Sample { figure, further: Vec::new() }
     }
 }
 
@@ -63,11 +60,7 @@ struct Lane<'a> {
 impl<'a> Comparison<'a> {
     /// The title names what is counted, and its unit.
     pub fn new(title: impl Into<String>, columns: &[Column]) -> Comparison<'a> {
-        Comparison {
-            title: title.into(),
-            columns: columns.to_vec(),
-            lanes: Vec::new(),
-        }
+        Comparison { title: title.into(), columns: columns.to_vec(), lanes: Vec::new() }
     }
 
     /// The one that the others are compared with.
@@ -80,20 +73,8 @@ impl<'a> Comparison<'a> {
         self.add(name, aim, contender, false);
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        aim: Aim,
-        contender: Result<Box<dyn Contender + 'a>>,
-        ours: bool,
-    ) {
-        self.lanes.push(Lane {
-            name: name.to_owned(),
-            aim,
-            ours,
-            contender,
-            samples: Vec::new(),
-        });
+    fn add(&mut self, name: &str, aim: Aim, contender: Result<Box<dyn Contender + 'a>>, ours: bool) {
+        self.lanes.push(Lane { name: name.to_owned(), aim, ours, contender, samples: Vec::new() });
     }
 
     /// Measures all of them in turn, round after round. Whoever fails is left out from then on.
@@ -141,16 +122,8 @@ impl<'a> Comparison<'a> {
             (Ok(_), None) => return vec![lane.name.clone(), "not measured".into()],
         };
         let mut cells = vec![lane.name.clone(), figure(median), lane.span()];
-        cells.extend(
-            self.columns
-                .iter()
-                .enumerate()
-                .map(|(at, column)| lane.further(at, *column)),
-        );
-        let ratio = self
-            .our_median()
-            .filter(|_| !lane.ours)
-            .map(|ours| ours / median);
+        cells.extend(self.columns.iter().enumerate().map(|(at, column)| lane.further(at, *column)));
+        let ratio = self.our_median().filter(|_| !lane.ours).map(|ours| ours / median);
         cells.push(ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}")));
         cells.extend(self.verdict(lane, median, ratio));
         cells
@@ -163,9 +136,7 @@ impl<'a> Comparison<'a> {
             Aim::RatioToBest(_) if self.best_with_that_aim() != Some(median) => {
                 return Default::default();
             }
-            Aim::Ratio(least) | Aim::RatioToBest(least) => {
-                (format!("≥ {least:.2}"), ratio.map(|ratio| ratio >= least))
-            }
+            Aim::Ratio(least) | Aim::RatioToBest(least) => (format!("≥ {least:.2}"), ratio.map(|ratio| ratio >= least)),
             Aim::AtMost(most) => (format!("≤ {}", figure(most)), Some(median <= most)),
         };
         let word = reached.map_or("", |reached| if reached { "reached" } else { "missed" });
@@ -177,10 +148,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn best_with_that_aim(&self) -> Option<f64> {
-        let rivals = self
-            .lanes
-            .iter()
-            .filter(|lane| matches!(lane.aim, Aim::RatioToBest(_)));
+        let rivals = self.lanes.iter().filter(|lane| matches!(lane.aim, Aim::RatioToBest(_)));
         rivals.filter_map(Lane::median).max_by(f64::total_cmp)
     }
 }
@@ -192,28 +160,18 @@ impl Lane<'_> {
 
     /// None once it failed: half a series is not compared with whole ones.
     fn median(&self) -> Option<f64> {
-        self.contender
-            .as_ref()
-            .ok()
-            .and_then(|_| median(self.figures()))
+        self.contender.as_ref().ok().and_then(|_| median(self.figures()))
     }
 
     fn span(&self) -> String {
         let figures = self.figures();
         let least = figures.iter().copied().min_by(f64::total_cmp);
         let most = figures.iter().copied().max_by(f64::total_cmp);
-        format!(
-            "{}..{}",
-            figure(least.unwrap_or_default()),
-            figure(most.unwrap_or_default())
-        )
+        format!("{}..{}", figure(least.unwrap_or_default()), figure(most.unwrap_or_default()))
     }
 
     fn further(&self, at: usize, column: Column) -> String {
-        let values = self
-            .samples
-            .iter()
-            .filter_map(|sample| sample.further.get(at).copied());
+        let values = self.samples.iter().filter_map(|sample| sample.further.get(at).copied());
         figure(match column {
             Column::Median(_) => median(values.collect()).unwrap_or_default(),
             Column::Sum(_) => values.sum(),
@@ -226,11 +184,7 @@ pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 {
-        upper
-    } else {
-        (values[middle - 1] + upper) / 2.0
-    })
+    Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
 
 /// A figure as a table shows it: three digits that mean something, thousands set apart.
@@ -242,9 +196,7 @@ pub fn figure(value: f64) -> String {
         return format!("{value:.1}");
     }
     let digits = format!("{value:.0}");
-    let (sign, digits) = digits
-        .strip_prefix('-')
-        .map_or(("", digits.as_str()), |rest| ("-", rest));
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |rest| ("-", rest));
     let mut grouped = String::from(sign);
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at) % 3 == 0 {
@@ -259,29 +211,16 @@ pub fn figure(value: f64) -> String {
 /// words) may be wider than its column.
 fn print_table(head: &[String], rows: &[Vec<String>]) {
     let width_of = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter(|row| row.len() == head.len() || column == 0);
+        let cells = rows.iter().filter(|row| row.len() == head.len() || column == 0);
         let cells = cells.map(|row| row[column].chars().count());
-        cells
-            .max()
-            .unwrap_or_default()
-            .max(head[column].chars().count())
+        cells.max().unwrap_or_default().max(head[column].chars().count())
     };
     let widths: Vec<usize> = (0..head.len()).map(width_of).collect();
     let line = |cells: &[String]| {
-        let padded = widths
-            .iter()
-            .zip(cells)
-            .map(|(width, cell)| format!("{cell:<width$}"));
+        let padded = widths.iter().zip(cells).map(|(width, cell)| format!("{cell:<width$}"));
         println!("| {} |", padded.collect::<Vec<_>>().join(" | "));
     };
     line(head);
-    line(
-        &widths
-            .iter()
-            .map(|width| "-".repeat(*width))
-            .collect::<Vec<_>>(),
-    );
+    line(&widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>());
     rows.iter().for_each(|row| line(row));
 }

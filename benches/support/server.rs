@@ -28,11 +28,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server that says by itself where it listens and when it serves.
-    pub fn that_tells(
-        command: &mut Command,
-        lines: Lines,
-        sign: fn(&str) -> Option<Sign>,
-    ) -> Result<Server> {
+    pub fn that_tells(command: &mut Command, lines: Lines, sign: fn(&str) -> Option<Sign>) -> Result<Server> {
         let start = Instant::now();
         let mut processes = Started::new(lines.ask_for(command))?;
         let signs = lines.read(&mut processes, sign)?;
@@ -41,25 +37,13 @@ impl Server {
             address = Some(at);
         }
         let address = address.ok_or("it serves, but did not say where it listens")?;
-        Ok(Server {
-            processes,
-            _folder: None,
-            address,
-            boot_time: start.elapsed(),
-        })
+        Ok(Server { processes, _folder: None, address, boot_time: start.elapsed() })
     }
 
     /// Starts a server that keeps silent: it is ready when it can be connected to.
-    pub fn that_keeps_silent(
-        command: &mut Command,
-        address: SocketAddr,
-        folder: TempDir,
-    ) -> Result<Server> {
+    pub fn that_keeps_silent(command: &mut Command, address: SocketAddr, folder: TempDir) -> Result<Server> {
         let start = Instant::now();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut processes = Started::new(command)?;
         while TcpStream::connect(address).is_err() {
             interrupt::check()?;
@@ -71,24 +55,15 @@ impl Server {
             }
             sleep(POLL);
         }
-        Ok(Server {
-            processes,
-            _folder: Some(folder),
-            address,
-            boot_time: start.elapsed(),
-        })
+        Ok(Server { processes, _folder: Some(folder), address, boot_time: start.elapsed() })
     }
 
     /// An error unless the server answers `GET /` with 200 and a body.
     pub fn answers(&self) -> Result<()> {
         let answer = get(self.address)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .ok_or("its answer has no end of head")?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("its answer has no end of head")?;
         if !head.starts_with("HTTP/1.1 200") || body.is_empty() {
-            return Err(
-                format!("it answered {:?}", head.lines().next().unwrap_or_default()).into(),
-            );
+            return Err(format!("it answered {:?}", head.lines().next().unwrap_or_default()).into());
         }
         Ok(())
     }
@@ -112,23 +87,12 @@ impl Server {
 /// Our own `hello`, with the release binary that cargo built beside this bench.
 pub fn hatchery(workers: u32) -> Result<Server> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hatchery"));
-    command.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--workers",
-        &workers.to_string(),
-    ]);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()]);
     command.args(["--log-format", "json", "--log-level", "info"]);
-    Server::that_tells(&mut command, Lines::OnStderr, |line| {
-        match json_text(line, "msg")? {
-            "listening" => json_text(line, "address")?
-                .parse()
-                .ok()
-                .map(Sign::Listening),
-            "serving" => Some(Sign::Serving),
-            _ => None,
-        }
+    Server::that_tells(&mut command, Lines::OnStderr, |line| match json_text(line, "msg")? {
+        "listening" => json_text(line, "address")?.parse().ok().map(Sign::Listening),
+        "serving" => Some(Sign::Serving),
+        _ => None,
     })
 }
 
@@ -136,12 +100,10 @@ pub fn hatchery(workers: u32) -> Result<Server> {
 pub fn limit_server(name: &str, linking: Linking, processes: u32) -> Result<Server> {
     let mut command = Command::new(build_limit(name, linking)?);
     command.arg(processes.to_string());
-    Server::that_tells(&mut command, Lines::OnStdout, |line| {
-        match line.split_once(' ')? {
-            ("listening", address) => address.parse().ok().map(Sign::Listening),
-            ("serving", _) => Some(Sign::Serving),
-            _ => None,
-        }
+    Server::that_tells(&mut command, Lines::OnStdout, |line| match line.split_once(' ')? {
+        ("listening", address) => address.parse().ok().map(Sign::Listening),
+        ("serving", _) => Some(Sign::Serving),
+        _ => None,
     })
 }
 
@@ -169,11 +131,7 @@ impl Lines {
 
     /// Hands on the signs; the last line, when the output ends without one more, as an error. The
     /// thread reads on until then, so that the server never waits for a reader of its log.
-    fn read(
-        self,
-        processes: &mut Started,
-        sign: fn(&str) -> Option<Sign>,
-    ) -> Result<Receiver<Result<Sign, String>>> {
+    fn read(self, processes: &mut Started, sign: fn(&str) -> Option<Sign>) -> Result<Receiver<Result<Sign, String>>> {
         let child = processes.child();
         let output: Option<Box<dyn Read + Send>> = match self {
             Lines::OnStdout => child.stdout.take().map(|pipe| Box::new(pipe) as _),
@@ -186,11 +144,7 @@ impl Lines {
     }
 }
 
-fn hand_on(
-    output: impl Read,
-    sign: fn(&str) -> Option<Sign>,
-    sender: &Sender<Result<Sign, String>>,
-) {
+fn hand_on(output: impl Read, sign: fn(&str) -> Option<Sign>, sender: &Sender<Result<Sign, String>>) {
     let mut last = String::from("nothing");
     for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
         // Nobody listens any more once the server serves.

@@ -33,14 +33,9 @@ pub fn load(address: SocketAddr, connections: Connections, seconds: u32) -> Resu
 }
 
 fn parse(text: &str) -> Result<Load> {
-    let after = |label: &str| {
-        text.lines()
-            .find_map(|line| line.trim().strip_prefix(label).map(str::trim))
-    };
+    let after = |label: &str| text.lines().find_map(|line| line.trim().strip_prefix(label).map(str::trim));
     let needed = |label: &str| after(label).ok_or_else(|| format!("wrk did not print {label:?}"));
-    let requests = text
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "));
+    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in "));
     let (requests, _) = requests.ok_or("wrk did not print how many requests it made")?;
     let refused = after("Non-2xx or 3xx responses:").map_or(Ok(0.0), str::parse)?;
     Ok(Load {
@@ -54,10 +49,7 @@ fn parse(text: &str) -> Result<Load> {
 
 /// The sum over `connect 0, read 3, write 0, timeout 0`.
 fn socket_errors(kinds: &str) -> f64 {
-    kinds
-        .split([' ', ','])
-        .filter_map(|word| word.parse::<f64>().ok())
-        .sum()
+    kinds.split([' ', ',']).filter_map(|word| word.parse::<f64>().ok()).sum()
 }
 
 /// wrk gives times as `87.00us`, `1.20ms`, `2.01s` or `1.05m`.

@@ -12,15 +12,61 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use slog::Logger;
+use slog::{Logger, crit};
 
 pub use exit::Exit;
 
-use crate::server::{Config, ServiceName, resolves, stderr_logger};
+use crate::proc::{Registry, words_of};
+use crate::server::services::{Echo, Hello};
+use crate::server::{self, Config, RunError, Service, ServiceName, host, host_as, resolves, stderr_logger};
 
 /// Runs the `hatchery` command on this process's arguments.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let registry = host_as::<Hello>(Registry::new(), ServiceName::Hello, stderr_logger);
+    crate::init(&host_as::<Echo>(registry, ServiceName::Echo, stderr_logger));
+    enter(Front::Hatchery, std::env::args_os().collect(), run).into()
+}
+
+/// Runs a program's own service with every flag of `hatchery serve`: all of a server's `main`.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+///
+/// struct Shout;
+///
+/// impl Service for Shout {
+///     type Preload = ();
+///     fn preload(_: &PreloadCx) -> Result<()> { Ok(()) }
+///     fn start(_: &'static (), _: &WorkerCx) -> Result<Shout> { Ok(Shout) }
+///     fn serve(&mut self, conn: &mut Conn, _: &mut RequestCx) -> Result<Next> {
+///         let Some(line) = conn.read_line(4096)? else { return Ok(Next::Close) };
+///         writeln!(conn, "{}", line.to_uppercase())?;
+///         Ok(Next::Park)
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     hatchery::serve::<Shout>()
+/// }
+/// ```
+pub fn serve<S: Service>() -> ExitCode {
+    crate::init(&host::<S>(Registry::new(), stderr_logger));
+    enter(Front::OwnServer, std::env::args_os().collect(), run).into()
+}
+
+/// Runs the server; how it ended is the exit.
+fn run(config: Config, log: Logger) -> Exit {
+    match server::run(config, log.clone()) {
+        Ok(()) => Exit::CleanStop,
+        Err(error) => {
+            crit!(log, "cannot serve"; "why" => words_of(&error));
+            match error {
+                RunError::Master { .. } => Exit::Failure,
+                _ => Exit::CannotBoot,
+            }
+        }
+    }
 }
 
 /// Whose flags are read.

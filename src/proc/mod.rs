@@ -28,7 +28,7 @@ mod error;
 mod exec_command;
 mod exit;
 mod failure;
-mod hub;
+pub(crate) mod hub;
 mod message;
 mod node;
 mod obituary;
@@ -49,4 +49,5 @@ pub use registry::{BoxError, CallCx, Registry, RunCx};
 pub use running::Running;
 pub use template::Template;
 
+pub(crate) use failure::words_of;
 pub(crate) use template::initialise;

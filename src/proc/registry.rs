@@ -207,4 +207,3 @@ impl<'r> EntryPoints<'r> {
 fn returned(name: &str, error: &BoxError) -> Failure {
     Failure::Returned { name: name.to_owned(), words: words_of(error.as_ref()) }
 }
-

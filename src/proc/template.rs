@@ -232,6 +232,14 @@ impl Template {
         clone_pidfd(&self.node)
     }
 
+    /// Sends a signal (signal(7)) to exactly this process. One that has ended is no error.
+    ///
+    /// # Errors
+    /// It was not born; EPERM, if it runs as another user; EINVAL, if there is no such signal.
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        self.node.kill(signal)
+    }
+
     /// Calls `callback` once with the template's end, if that comes while the handle lives.
     ///
     /// It is called on this crate's own thread, so it must not wait: let it send to a channel.

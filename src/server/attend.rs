@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use slog::{Logger, debug, error, warn};
 
-use crate::proc::caught::catch;
 use super::conn::{Buffers, Conn, Fill};
 use super::deadline::Deadlines;
 use super::parked::Phase;
 use super::scoreboard::{Record, WorkerState};
 use super::service::{BoxError, Next, RequestCx, Service};
 use super::worker_config::{WorkerBirth, WorkerConfig};
+use crate::proc::caught::catch;
 use crate::sys::clock::Monotonic;
 
 /// How long, and for how many bytes, a client may take to notice that everything is said.

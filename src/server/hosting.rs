@@ -94,11 +94,7 @@ fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Pre
     preloaded.set(built).map_err(|_| "the template has preloaded already".into())
 }
 
-fn work<S: Service>(
-    cx: RunCx,
-    preloaded: &OnceCell<&'static S::Preload>,
-    logger: MakeLogger,
-) -> Result<(), BoxError> {
+fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger: MakeLogger) -> Result<(), BoxError> {
     let config: WorkerConfig = decode(&cx.args, 0)?;
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -85,11 +85,6 @@ impl Listener {
             Address::Abstract(name) => abstract_unix(address, name),
             Address::Inherited(fd) => adopt(address, *fd),
         }
-    }
-
-    /// A listener that this process received from the one that bound it.
-    pub(crate) fn received(fd: OwnedFd, address: Address) -> Listener {
-        Listener { socket: Socket::from(fd), address, file: None }
     }
 
     /// Where the listener is reached: with the port that the kernel chose, and for `fd:N` the address

@@ -35,6 +35,8 @@ pub use address::{
 pub use bind_error::BindError;
 pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
+#[cfg(feature = "cli")]
+pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};
 pub use ids::{Generation, Slot, WorkerId};
 #[cfg(feature = "cli")]

@@ -364,7 +364,7 @@ impl Node {
     }
 
     /// Sends what can be sent now, and does what follows from it once no lock is held.
-    fn send(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<(), Error> {
+    fn send<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<(), Error> {
         if state.to_be_reaped {
             drop(state);
             self.reap()?;

@@ -262,7 +262,8 @@ impl Node {
     pub(crate) fn watch_exit(self: &Arc<Self>) {
         let mut state = self.state();
         if let (Birth::Born((_, Some(pidfd))), None, None) = (&state.birth, &state.exit, state.exit_watched) {
-            let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Weakly(self.as_source())));
+            let watched = Hub::get()
+                .and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Weakly(self.as_source())));
             // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
             match watched {
                 Ok(token) => state.exit_watched = Some(token),

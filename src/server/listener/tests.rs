@@ -160,14 +160,3 @@ fn a_name_without_an_address_is_told_without_listening() {
     let words = resolves(&address("tcp:no-such-host.invalid:80")).expect_err("no name");
     assert!(words.to_string().contains("tcp:no-such-host.invalid:80"), "{words}");
 }
-
-#[test]
-fn a_received_listener_answers_and_removes_no_path() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("kept.sock");
-    let bound = Listener::bind(&address(&format!("unix:{}", path.display()))).expect("bind");
-    let fd = bound.as_fd().try_clone_to_owned().expect("dup");
-    let received = Listener::received(fd, bound.address().clone());
-    received.remove_path().expect("not ours");
-    UnixStream::connect(&path).expect("answers");
-}

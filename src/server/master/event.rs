@@ -9,8 +9,8 @@ use crate::server::{Generation, WorkerId};
 pub(super) enum Event {
     /// A signal came.
     Signal(i32),
-    /// A template's preload has ended, well or not.
-    Preloaded { template: TemplateId, outcome: Result<(), Error> },
+    /// A template's preload has ended well, or with these words.
+    Preloaded { template: TemplateId, outcome: Result<(), String> },
     /// A template's process has ended.
     TemplateEnded { template: TemplateId, end: Result<Exit, Error> },
     /// A worker's process exists.

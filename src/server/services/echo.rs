@@ -64,13 +64,7 @@ impl Service for Echo {
 }
 
 impl Echo {
-    fn echo(
-        &mut self,
-        conn: &mut Conn,
-        cx: &RequestCx<'_>,
-        length: usize,
-        text: usize,
-    ) -> Result<Next> {
+    fn echo(&mut self, conn: &mut Conn, cx: &RequestCx<'_>, length: usize, text: usize) -> Result<Next> {
         self.line.clear();
         self.line.extend_from_slice(&conn.buffer()[..length]);
         conn.consume(length);
@@ -89,19 +83,12 @@ fn begins_with(received: &[u8]) -> Begins {
     let window = &received[..received.len().min(MAX_LINE + 2)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         let returned = usize::from(window.ends_with(b"\r"));
-        return if window.len() - returned > MAX_LINE {
-            Begins::TooLong
-        } else {
-            Begins::Part
-        };
+        return if window.len() - returned > MAX_LINE { Begins::TooLong } else { Begins::Part };
     };
     let returned = usize::from(window[..end].ends_with(b"\r"));
     match end - returned {
         text if text > MAX_LINE => Begins::TooLong,
-        text => Begins::Line {
-            length: end + 1,
-            text,
-        },
+        text => Begins::Line { length: end + 1, text },
     }
 }
 
@@ -170,10 +157,7 @@ mod tests {
             let longest = "x".repeat(MAX_LINE) + end;
             assert_eq!(client().say(&longest), longest);
             let mut client = client();
-            assert_eq!(
-                client.say("x".to_owned() + &longest),
-                "ERR a line is longer than 65536 bytes\n"
-            );
+            assert_eq!(client.say("x".to_owned() + &longest), "ERR a line is longer than 65536 bytes\n");
             assert!(client.is_closed() && client.lingered);
         }
         let mut endless = client();

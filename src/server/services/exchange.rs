@@ -18,10 +18,7 @@ const PARKED_LENGTH: usize = 4 * MAX_HEAD;
 const PARKED_CHUNKS: usize = MAX_HEAD;
 
 /// The refusal of a head that did not end before the deadline.
-pub(super) const SLOW_HEAD: Refusal = Refusal::new(
-    Status::RequestTimeout,
-    "the request took too long to arrive",
-);
+pub(super) const SLOW_HEAD: Refusal = Refusal::new(Status::RequestTimeout, "the request took too long to arrive");
 const SLOW_BODY: Refusal = Refusal::new(Status::RequestTimeout, "the body took too long to arrive");
 
 /// The part of a head that the exchange needs after the head is gone from the buffer.
@@ -56,11 +53,7 @@ impl Exchange {
             head_length: head.length,
             framing: head.framing,
             expects_continue: head.expects_continue,
-            persistence: if draining {
-                Persistence::Close
-            } else {
-                head.persistence
-            },
+            persistence: if draining { Persistence::Close } else { head.persistence },
             head_only: head.is_head(),
         }
     }
@@ -73,10 +66,7 @@ impl Exchange {
     /// The same exchange, but the last of its connection.
     pub(super) fn closing(self) -> Exchange {
         let persistence = Persistence::Close;
-        Exchange {
-            persistence,
-            ..self
-        }
+        Exchange { persistence, ..self }
     }
 
     /// Takes the message off the connection.

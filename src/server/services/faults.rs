@@ -66,12 +66,8 @@ impl Fault {
             "panic" => Ok(Fault::Panic),
             "segv" => Ok(Fault::Segv),
             "abort" => Ok(Fault::Abort),
-            "exit" => query
-                .number("code", MAX_CODE)
-                .map(|code| Fault::Exit(code as i32)),
-            "leak" => query
-                .number("mb", MAX_MB)
-                .map(|mb| Fault::Leak(mb as usize)),
+            "exit" => query.number("code", MAX_CODE).map(|code| Fault::Exit(code as i32)),
+            "leak" => query.number("mb", MAX_MB).map(|mb| Fault::Leak(mb as usize)),
             "flock" => query.flock(),
             "spawn" => query.duration().map(Fault::Spawn),
             _ => return None,
@@ -85,20 +81,13 @@ struct Query<'q>(&'q str);
 impl Query<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
-        pairs
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value)
-            .next()
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
     }
 
     fn number(&self, name: &'static str, most: u32) -> Result<u32, BadQuery> {
-        let digits = self
-            .get(name)
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let digits = self.get(name).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let number = digits.and_then(|digits| digits.parse().ok());
-        number
-            .filter(|number| *number <= most)
-            .ok_or(BadQuery::Number { name, most })
+        number.filter(|number| *number <= most).ok_or(BadQuery::Number { name, most })
     }
 
     fn duration(&self) -> Result<Duration, BadQuery> {
@@ -107,17 +96,11 @@ impl Query<'_> {
     }
 
     fn flock(&self) -> Result<Fault, BadQuery> {
-        let path = self
-            .get("path")
-            .and_then(percent_decoded)
-            .ok_or(BadQuery::Path)?;
+        let path = self.get("path").and_then(percent_decoded).ok_or(BadQuery::Path)?;
         if !path.starts_with('/') || path.contains('\0') {
             return Err(BadQuery::Path);
         }
-        Ok(Fault::Flock {
-            path: path.into(),
-            hold: self.duration()?,
-        })
+        Ok(Fault::Flock { path: path.into(), hold: self.duration()? })
     }
 }
 
@@ -149,9 +132,7 @@ impl Faults {
     #[allow(clippy::panic)]
     pub(super) fn commit(&mut self, fault: &Fault, cx: &RequestCx<'_>) -> io::Result<String> {
         match fault {
-            Fault::Sleep(how_long) => {
-                sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n"))
-            }
+            Fault::Sleep(how_long) => sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n")),
             Fault::Spin(how_long) => Ok(spin(*how_long)),
             Fault::Panic => panic!("asked for by /fault/panic"),
             Fault::Segv => segv(),
@@ -166,9 +147,7 @@ impl Faults {
     fn leak(&mut self, mebibytes: usize) -> io::Result<String> {
         let bytes = mebibytes << 20;
         let mut block = Vec::new();
-        block
-            .try_reserve_exact(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        block.try_reserve_exact(bytes).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
         // Zeros might stay untouched pages.
         block.resize(bytes, 1);
         self.leaked.push(block);
@@ -182,10 +161,7 @@ fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let millis = left.as_nanos().div_ceil(1_000_000);
-        match poll(
-            &mut [],
-            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX),
-        ) {
+        match poll(&mut [], PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => in_time(cx)?,
             Err(error) => return Err(error.into()),
@@ -195,10 +171,7 @@ fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
 
 fn in_time(cx: &RequestCx<'_>) -> io::Result<()> {
     match cx.overdue() {
-        true => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the request's deadline has passed",
-        )),
+        true => Err(io::Error::new(io::ErrorKind::TimedOut, "the request's deadline has passed")),
         false => Ok(()),
     }
 }
@@ -220,17 +193,8 @@ fn segv() -> io::Result<String> {
 }
 
 fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<String> {
-    let named = |error: io::Error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot lock {}: {error}", path.display()),
-        )
-    };
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     let mut file = open.map_err(named)?;
     let _guard = loop {
         file = match Flock::lock(file, FlockArg::LockExclusive) {
@@ -254,10 +218,7 @@ fn spawn_sleep(how_long: Duration) -> io::Result<String> {
         .process_group(0)
         .output()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))?;
-    Ok(format!(
-        "spawned pid {}",
-        String::from_utf8_lossy(&output.stdout)
-    ))
+    Ok(format!("spawned pid {}", String::from_utf8_lossy(&output.stdout)))
 }
 
 #[cfg(test)]

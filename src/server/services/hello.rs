@@ -40,12 +40,7 @@ impl Service for Hello {
                 return Err(format!("the argument faults is true or false, not {other:?}").into());
             }
         };
-        let greeting = format!(
-            "hello from slot {} pid {} generation {}\n",
-            cx.slot(),
-            cx.pid(),
-            cx.generation()
-        );
+        let greeting = format!("hello from slot {} pid {} generation {}\n", cx.slot(), cx.pid(), cx.generation());
         Ok(Hello::new(greeting, faults))
     }
 
@@ -75,11 +70,7 @@ enum Route {
 impl Hello {
     fn new(greeting: String, faults: bool) -> Hello {
         let mut date = DateClock::new();
-        Hello {
-            greeting: Prepared::new(&Answer::ok(greeting), date.now()),
-            date,
-            faults: faults.then(Faults::default),
-        }
+        Hello { greeting: Prepared::new(&Answer::ok(greeting), date.now()), date, faults: faults.then(Faults::default) }
     }
 
     /// Answers the request at the front of the buffer; none if it is not whole yet.
@@ -94,9 +85,7 @@ impl Hello {
         cx.label(head.label);
         let exchange = Exchange::new(&head, cx.draining());
         match self.route(&head) {
-            Route::Nobody(answer) if exchange.asks_first() => {
-                self.decline(conn, &answer, exchange).map(Some)
-            }
+            Route::Nobody(answer) if exchange.asks_first() => self.decline(conn, &answer, exchange).map(Some),
             route => match exchange.take_message(conn)? {
                 Intake::Whole => self.follow(route, conn, cx, exchange).map(Some),
                 Intake::Incomplete => Ok(None),
@@ -110,31 +99,22 @@ impl Hello {
         let taken = matches!(head.method, "GET" | "HEAD");
         match (head.path, &self.faults) {
             ("/", _) if taken => Route::Greeting,
-            _ if !head.method_is_known() => Route::Nobody(Answer::error(
-                Status::NotImplemented,
-                "the method is not known here",
-            )),
+            _ if !head.method_is_known() => {
+                Route::Nobody(Answer::error(Status::NotImplemented, "the method is not known here"))
+            }
             ("/", _) => Route::Nobody(Answer::not_allowed(METHODS)),
             (path, Some(_)) => match Fault::parse(path, head.query) {
                 None => not_found(),
                 Some(_) if !taken => Route::Nobody(Answer::not_allowed(METHODS)),
                 Some(Ok(fault)) => Route::Fault(fault),
-                Some(Err(bad)) => {
-                    Route::Nobody(Answer::error(Status::BadRequest, &bad.to_string()))
-                }
+                Some(Err(bad)) => Route::Nobody(Answer::error(Status::BadRequest, &bad.to_string())),
             },
             _ => not_found(),
         }
     }
 
     /// Answers a request that is taken off the connection.
-    fn follow(
-        &mut self,
-        route: Route,
-        conn: &mut Conn,
-        cx: &RequestCx<'_>,
-        exchange: Exchange,
-    ) -> Result<Next> {
+    fn follow(&mut self, route: Route, conn: &mut Conn, cx: &RequestCx<'_>, exchange: Exchange) -> Result<Next> {
         match route {
             Route::Greeting => {
                 let (how, head_only) = (exchange.persistence, exchange.head_only);
@@ -156,13 +136,7 @@ impl Hello {
 
     /// Does what a fault route is there for. A deadline is answered 504, a panic 500; the error
     /// goes on to the worker loop, which logs it and lives.
-    fn commit(
-        &mut self,
-        fault: &Fault,
-        conn: &mut Conn,
-        cx: &RequestCx<'_>,
-        exchange: Exchange,
-    ) -> Result<()> {
+    fn commit(&mut self, fault: &Fault, conn: &mut Conn, cx: &RequestCx<'_>, exchange: Exchange) -> Result<()> {
         let Some(faults) = &mut self.faults else {
             return Ok(());
         };
@@ -170,21 +144,13 @@ impl Hello {
             Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
             Ok(Err(error)) => {
                 let late = error.kind() == ErrorKind::TimedOut;
-                let status = if late {
-                    Status::GatewayTimeout
-                } else {
-                    Status::InternalError
-                };
+                let status = if late { Status::GatewayTimeout } else { Status::InternalError };
                 (status, error.to_string(), error.into())
             }
             // Where it happened is for the log, not for the client.
             Err(panic) => {
                 let words = format!("the route panicked: {panic}");
-                (
-                    Status::InternalError,
-                    "the route panicked".to_owned(),
-                    words.into(),
-                )
+                (Status::InternalError, "the route panicked".to_owned(), words.into())
             }
         };
         self.send(conn, &Answer::error(status, &why), exchange.closing())?;
@@ -202,21 +168,14 @@ impl Hello {
 
     fn send(&mut self, conn: &mut Conn, answer: &Answer, exchange: Exchange) -> Result<()> {
         let bytes = answer.to_bytes(exchange.persistence, self.date.now());
-        let body = if exchange.head_only {
-            answer.text.len()
-        } else {
-            0
-        };
+        let body = if exchange.head_only { answer.text.len() } else { 0 };
         conn.write_all(&bytes[..bytes.len() - body])?;
         Ok(())
     }
 }
 
 fn not_found() -> Route {
-    Route::Nobody(Answer::error(
-        Status::NotFound,
-        "there is nothing at this path",
-    ))
+    Route::Nobody(Answer::error(Status::NotFound, "there is nothing at this path"))
 }
 
 #[cfg(test)]

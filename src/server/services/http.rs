@@ -35,9 +35,7 @@ pub(crate) const MAX_FIELDS: usize = 64;
 const MAX_METHOD: usize = 32;
 
 /// Methods of RFC 9110 and RFC 5789: known here, so that a route which does not take one says 405.
-const KNOWN_METHODS: [&str; 8] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH",
-];
+const KNOWN_METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
 
 /// A request head that can be read in one way only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,17 +139,12 @@ pub(crate) fn parse(received: &[u8]) -> Result<Parsed<'_>, Refusal> {
         Ok(httparse::Status::Partial) => return unfinished(window),
         Err(error) => return malformed(window, error),
     };
-    let (Some(method), Some(target), Some(version)) =
-        (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Err(Refusal::bad("the request line is not complete"));
     };
     within_limits(method.len(), target.len())?;
     if method == "CONNECT" {
-        return Err(Refusal::new(
-            Status::NotImplemented,
-            "CONNECT: this server is no proxy",
-        ));
+        return Err(Refusal::new(Status::NotImplemented, "CONNECT: this server is no proxy"));
     }
     let target = Target::parse(method, target)?;
     let fields = Fields::read(request.headers, version)?;
@@ -169,16 +162,10 @@ pub(crate) fn parse(received: &[u8]) -> Result<Parsed<'_>, Refusal> {
 
 fn within_limits(method: usize, target: usize) -> Result<(), Refusal> {
     if method > MAX_METHOD {
-        return Err(Refusal::new(
-            Status::NotImplemented,
-            "the method is longer than any that is known",
-        ));
+        return Err(Refusal::new(Status::NotImplemented, "the method is longer than any that is known"));
     }
     if target > MAX_TARGET {
-        return Err(Refusal::new(
-            Status::UriTooLong,
-            "the request target is longer than 8192 bytes",
-        ));
+        return Err(Refusal::new(Status::UriTooLong, "the request target is longer than 8192 bytes"));
     }
     Ok(())
 }
@@ -187,10 +174,7 @@ fn within_limits(method: usize, target: usize) -> Result<(), Refusal> {
 fn unfinished(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
     request_line_within_limits(window)?;
     if window.len() >= MAX_HEAD {
-        return Err(Refusal::new(
-            Status::FieldsTooLarge,
-            "the request head is longer than 16384 bytes",
-        ));
+        return Err(Refusal::new(Status::FieldsTooLarge, "the request head is longer than 16384 bytes"));
     }
     Ok(Parsed::Incomplete)
 }
@@ -227,10 +211,7 @@ fn request_line_within_limits(window: &[u8]) -> Result<(), Refusal> {
 /// The parser knows `HTTP/1.0` and `HTTP/1.1`; is this another version, the beginning of one, or
 /// none?
 fn other_version(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
-    let version = window
-        .splitn(3, |&byte| byte == b' ')
-        .nth(2)
-        .unwrap_or_default();
+    let version = window.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
     let fits = |(at, &byte): (usize, &u8)| match at {
         0..=4 => byte == b"HTTP/"[at],
         5 | 7 => byte.is_ascii_digit(),
@@ -239,13 +220,8 @@ fn other_version(window: &[u8]) -> Result<Parsed<'_>, Refusal> {
     };
     match version.iter().take(9).enumerate().all(fits) {
         true if version.len() < 9 => unfinished(window),
-        true => Err(Refusal::new(
-            Status::VersionNotSupported,
-            "only HTTP/1.0 and HTTP/1.1 are spoken here",
-        )),
-        false => Err(Refusal::bad(
-            "the request line does not end in an HTTP version",
-        )),
+        true => Err(Refusal::new(Status::VersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are spoken here")),
+        false => Err(Refusal::bad("the request line does not end in an HTTP version")),
     }
 }
 

@@ -61,12 +61,9 @@ impl FromStr for Shipped {
     type Err = UnknownService;
 
     fn from_str(name: &str) -> Result<Shipped, UnknownService> {
-        let unknown = || UnknownService {
-            name: name.to_owned(),
-        };
+        let unknown = || UnknownService { name: name.to_owned() };
         let mut all = Shipped::ALL.into_iter();
-        all.find(|service| service.name() == name)
-            .ok_or_else(unknown)
+        all.find(|service| service.name() == name).ok_or_else(unknown)
     }
 }
 
@@ -83,9 +80,6 @@ mod tests {
             assert_eq!(service.to_string().parse(), Ok(service));
         }
         let error = "helo".parse::<Shipped>().expect_err("misspelt");
-        assert_eq!(
-            error.to_string(),
-            "no service named \"helo\" ships; there are: hello, echo"
-        );
+        assert_eq!(error.to_string(), "no service named \"helo\" ships; there are: hello, echo");
     }
 }

@@ -45,9 +45,7 @@ impl<S: Service> Client<S> {
     pub(super) fn say(&mut self, piece: impl AsRef<[u8]>) -> String {
         if self.conn.is_some() {
             let mut socket = &self.socket;
-            socket
-                .write_all(piece.as_ref())
-                .expect("room in the socket");
+            socket.write_all(piece.as_ref()).expect("room in the socket");
         }
         self.serve(false)
     }

@@ -55,12 +55,7 @@ impl Worker {
     }
 
     pub(super) fn identity(&self, id: WorkerId) -> Identity {
-        Identity {
-            id,
-            slot: self.slot,
-            generation: self.generation,
-            pid: self.pid,
-        }
+        Identity { id, slot: self.slot, generation: self.generation, pid: self.pid }
     }
 
     fn sitter(&self) -> Sitter {
@@ -86,14 +81,7 @@ impl Fleet {
     pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
         self.last_id += 1;
         let id = WorkerId(self.last_id);
-        let worker = Worker {
-            slot,
-            generation,
-            pid: None,
-            state: WorkerState::Asked,
-            asked_at: now,
-            ready_at: None,
-        };
+        let worker = Worker { slot, generation, pid: None, state: WorkerState::Asked, asked_at: now, ready_at: None };
         self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
         self.workers.insert(id, worker);
         id
@@ -118,8 +106,7 @@ impl Fleet {
 
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
         let worker = self.workers.remove(&id)?;
-        self.seats
-            .change(worker.slot, id, worker.sitter(), Sitter::Nobody);
+        self.seats.change(worker.slot, id, worker.sitter(), Sitter::Nobody);
         Some(worker)
     }
 
@@ -133,10 +120,7 @@ impl Fleet {
 
     /// The lives for which `which` holds, by birth.
     pub(super) fn ids_where(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
-        self.iter()
-            .filter(|(_, worker)| which(worker))
-            .map(|(id, _)| id)
-            .collect()
+        self.iter().filter(|(_, worker)| which(worker)).map(|(id, _)| id).collect()
     }
 
     /// Who sits in the slot's seat, told apart by the generation that is wanted.
@@ -146,11 +130,7 @@ impl Fleet {
             let Some(worker) = self.workers.get(&id) else {
                 continue;
             };
-            let half = if worker.generation == wanted {
-                &mut seat.fresh
-            } else {
-                &mut seat.stale
-            };
+            let half = if worker.generation == wanted { &mut seat.fresh } else { &mut seat.stale };
             *half = Some((id, worker.sitter()));
         }
         seat
@@ -158,11 +138,7 @@ impl Fleet {
 
     /// The seats in which a successor is in the making.
     pub(super) fn surging_seats(&self, wanted: Generation) -> Vec<Seat> {
-        self.seats
-            .shared()
-            .map(|slot| self.seat(slot, wanted))
-            .filter(Seat::is_surging)
-            .collect()
+        self.seats.shared().map(|slot| self.seat(slot, wanted)).filter(Seat::is_surging).collect()
     }
 
     /// Counts one more failure in a row for the slot, and gives their number.

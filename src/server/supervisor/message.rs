@@ -19,15 +19,9 @@ pub(crate) enum Event {
     /// A template has ended its preload and can fork.
     TemplateReady { generation: Generation },
     /// A template could not be started, or its preload failed.
-    TemplateFailed {
-        generation: Generation,
-        words: String,
-    },
+    TemplateFailed { generation: Generation, words: String },
     /// A template is gone.
-    TemplateDied {
-        generation: Generation,
-        words: String,
-    },
+    TemplateDied { generation: Generation, words: String },
     /// The template has forked the worker.
     WorkerForked { id: WorkerId, pid: i32 },
     /// The worker's service has started.
@@ -35,11 +29,7 @@ pub(crate) enum Event {
     /// The worker could not start.
     WorkerFailed { id: WorkerId, cause: StartFailure },
     /// The worker is gone; the words are its own, if it left any.
-    WorkerExited {
-        id: WorkerId,
-        exit: Exit,
-        words: Option<String>,
-    },
+    WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
     /// The operator wants something.
     Signal(Signal),
     /// The time of [`Supervisor::next_timer`](super::Supervisor::next_timer) has come. The shell first hands over
@@ -96,11 +86,7 @@ pub(crate) enum Action {
     /// End this template for good, whatever state it is in.
     CloseTemplate { generation: Generation },
     /// Fork a worker from the generation's template, which is alive and ready.
-    Fork {
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-    },
+    Fork { id: WorkerId, slot: Slot, generation: Generation },
     /// Ask the worker to drain. It may not exist yet: the wish then waits on its socket.
     Drain { id: WorkerId },
     /// Kill the worker, which may not exist yet. Asked once for a worker, and followed by its end.
@@ -143,56 +129,27 @@ pub(crate) enum Notice {
     /// Said once: every slot has a ready worker for the first time.
     Serving { workers: u32, took: Duration },
     /// A template can fork.
-    TemplateReady {
-        generation: Generation,
-        took: Duration,
-    },
+    TemplateReady { generation: Generation, took: Duration },
     /// A template failed, died, or was given up.
-    TemplateLost {
-        generation: Generation,
-        words: String,
-    },
+    TemplateLost { generation: Generation, words: String },
     /// A lost template's successor starts after this delay.
-    TemplateDelayed {
-        generation: Generation,
-        delay: Duration,
-    },
+    TemplateDelayed { generation: Generation, delay: Duration },
     /// A worker serves.
     WorkerReady { worker: Identity, took: Duration },
     /// A worker did not start.
-    WorkerFailed {
-        worker: Identity,
-        cause: StartFailure,
-        took: Duration,
-    },
+    WorkerFailed { worker: Identity, cause: StartFailure, took: Duration },
     /// A worker is gone; `was` tells whether that was wished.
-    WorkerExited {
-        worker: Identity,
-        was: WorkerState,
-        exit: Exit,
-        words: Option<String>,
-        took: Duration,
-    },
+    WorkerExited { worker: Identity, was: WorkerState, exit: Exit, words: Option<String>, took: Duration },
     /// The slot's next worker is forked after this delay.
-    SlotDelayed {
-        slot: Slot,
-        failures: u32,
-        delay: Duration,
-    },
+    SlotDelayed { slot: Slot, failures: u32, delay: Duration },
     /// A reload has begun.
     Reloading { generation: Generation },
     /// A reload waits for the end of what is under way.
     ReloadQueued,
     /// The new generation serves in every slot.
-    Reloaded {
-        generation: Generation,
-        took: Duration,
-    },
+    Reloaded { generation: Generation, took: Duration },
     /// The new generation is withdrawn; the old one goes on.
-    ReloadFailed {
-        generation: Generation,
-        words: String,
-    },
+    ReloadFailed { generation: Generation, words: String },
     /// The number of workers to keep.
     Target { workers: u32 },
     /// The workers drain, and none is forked for now.
@@ -213,6 +170,18 @@ pub(crate) struct Identity {
     pub(crate) generation: Generation,
     /// Unknown until the template has told it.
     pub(crate) pid: Option<i32>,
+}
+
+impl fmt::Display for KillReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotReady => "it was not ready in time",
+            Self::NotDrained => "it had not drained in time",
+            Self::TemplateLost => "its template was lost before it was seen to be forked",
+            Self::BootFailed => "the server did not boot",
+            Self::AtOnce => "the operator asked to stop at once",
+        })
+    }
 }
 
 impl fmt::Display for StartFailure {

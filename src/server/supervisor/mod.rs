@@ -36,10 +36,8 @@ use self::timers::{Timer, Timers};
 use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
-pub(crate) use self::message::{
-    Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure,
-};
-pub(crate) use self::policy::{Backoff, Policy};
+pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
+pub(crate) use self::policy::Policy;
 pub(crate) use self::table::Phase;
 
 /// The state machine; see the [module](self).
@@ -101,13 +99,9 @@ impl Supervisor {
         match event {
             Event::Boot => self.apply(Cue::Boot, ""),
             Event::TemplateReady { generation } => self.template_ready(generation),
-            Event::TemplateFailed { generation, words } => {
-                self.give_up_template(generation, &words)
-            }
+            Event::TemplateFailed { generation, words } => self.give_up_template(generation, &words),
             Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
-            Event::WorkerForked { id, pid } => {
-                self.worker_report(id, table::Report::Forked { pid })
-            }
+            Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {
@@ -134,6 +128,32 @@ impl Supervisor {
         self.timers.next()
     }
 
+    fn ran_out(&mut self, timer: Timer) {
+        match timer {
+            Timer::Preload(generation) => {
+                let limit = self.policy.preload_timeout;
+                let words = format!("the template did not end its preload within {limit:?}");
+                self.give_up_template(generation, &words);
+            }
+            Timer::TemplateRetry(generation) => self.start_template(generation),
+            Timer::Worker(id) => self.worker_late(id),
+            // The look over the seats that follows every event does the rest.
+            Timer::SlotRetry(_) => {}
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.act(Action::Notice(notice));
+    }
+}
+
+/// What the tests look at.
+#[cfg(test)]
+impl Supervisor {
     /// Where the server stands.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
@@ -156,30 +176,6 @@ impl Supervisor {
 
     /// Every worker whose end is not yet known, by birth.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
-        self.fleet
-            .iter()
-            .map(|(id, worker)| (worker.identity(id), worker.state()))
-    }
-
-    fn ran_out(&mut self, timer: Timer) {
-        match timer {
-            Timer::Preload(generation) => {
-                let limit = self.policy.preload_timeout;
-                let words = format!("the template did not end its preload within {limit:?}");
-                self.give_up_template(generation, &words);
-            }
-            Timer::TemplateRetry(generation) => self.start_template(generation),
-            Timer::Worker(id) => self.worker_late(id),
-            // The look over the seats that follows every event does the rest.
-            Timer::SlotRetry(_) => {}
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        self.actions.push_back(action);
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        self.act(Action::Notice(notice));
+        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state()))
     }
 }

@@ -58,12 +58,7 @@ pub(crate) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            first: Duration::from_millis(100),
-            cap: Duration::from_secs(30),
-            factor: 2,
-            jitter_percent: 25,
-        }
+        Self { first: Duration::from_millis(100), cap: Duration::from_secs(30), factor: 2, jitter_percent: 25 }
     }
 }
 
@@ -96,8 +91,7 @@ mod tests {
     fn delays_of_slots_that_failed_together_differ() {
         let mut random = Random::new(7);
         let backoff = Backoff::default();
-        let delays: std::collections::BTreeSet<_> =
-            (0..100).map(|_| backoff.delay(1, &mut random)).collect();
+        let delays: std::collections::BTreeSet<_> = (0..100).map(|_| backoff.delay(1, &mut random)).collect();
         assert!(delays.len() > 90);
     }
 }

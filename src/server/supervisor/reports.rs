@@ -79,11 +79,7 @@ impl Supervisor {
 
     pub(super) fn worker_late(&mut self, id: WorkerId) {
         let unborn = self.fleet.get(id).is_some_and(Worker::is_unborn);
-        let report = if unborn {
-            Report::LateUnborn
-        } else {
-            Report::Late
-        };
+        let report = if unborn { Report::LateUnborn } else { Report::Late };
         self.worker_report(id, report);
     }
 
@@ -117,23 +113,13 @@ impl Supervisor {
         let Some(template) = self.templates.get_mut(generation).filter(alive) else {
             return;
         };
-        let served_well =
-            template.state == TemplateState::Ready && now - template.since >= served_well_after;
-        template.failures = if served_well {
-            0
-        } else {
-            template.failures.saturating_add(1)
-        };
+        let served_well = template.state == TemplateState::Ready && now - template.since >= served_well_after;
+        template.failures = if served_well { 0 } else { template.failures.saturating_add(1) };
         template.state = TemplateState::Lost;
         template.since = now;
         self.timers.cancel(Timer::Preload(generation));
-        self.notice(Notice::TemplateLost {
-            generation,
-            words: words.to_owned(),
-        });
-        let unborn = self
-            .fleet
-            .ids_where(|worker| worker.generation == generation && worker.is_unborn());
+        self.notice(Notice::TemplateLost { generation, words: words.to_owned() });
+        let unborn = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unborn());
         for id in unborn {
             self.kill(id, KillReason::TemplateLost);
         }
@@ -149,9 +135,7 @@ impl Supervisor {
         let slot = worker.slot;
         let words = match &report {
             Report::Refused { words } | Report::NoProcess { words } => words.clone(),
-            Report::Exited {
-                words: Some(words), ..
-            } => words.clone(),
+            Report::Exited { words: Some(words), .. } => words.clone(),
             Report::Exited { exit, words: None } => {
                 format!("the worker of slot {slot} {exit} before it was ready")
             }
@@ -188,21 +172,11 @@ impl Supervisor {
         let took = self.now - worker.asked_at;
         let was = worker.state();
         let worker = worker.identity(id);
-        let failed = |cause| Notice::WorkerFailed {
-            worker,
-            cause,
-            took,
-        };
+        let failed = |cause| Notice::WorkerFailed { worker, cause, took };
         self.notice(match report {
             Report::Refused { words } => failed(StartFailure::Refused { words }),
             Report::NoProcess { words } => failed(StartFailure::Resource { words }),
-            Report::Exited { exit, words } => Notice::WorkerExited {
-                worker,
-                was,
-                exit,
-                words,
-                took,
-            },
+            Report::Exited { exit, words } => Notice::WorkerExited { worker, was, exit, words, took },
             _ => failed(StartFailure::TimedOut),
         });
     }

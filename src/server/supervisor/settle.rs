@@ -73,11 +73,7 @@ impl Supervisor {
         let id = self.fleet.add(slot, generation, self.now);
         let limit = self.policy.start_timeout;
         self.timers.set(Timer::Worker(id), self.now + limit);
-        self.act(Action::Fork {
-            id,
-            slot,
-            generation,
-        });
+        self.act(Action::Fork { id, slot, generation });
     }
 
     fn close_unneeded_templates(&mut self) {
@@ -105,9 +101,7 @@ impl Supervisor {
     }
 
     fn has_workers(&self, generation: Generation) -> bool {
-        self.fleet
-            .iter()
-            .any(|(_, worker)| worker.generation == generation)
+        self.fleet.iter().any(|(_, worker)| worker.generation == generation)
     }
 
     fn conditions(&self) -> Vec<Cue> {

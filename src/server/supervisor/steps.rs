@@ -21,10 +21,9 @@ impl Supervisor {
                 self.start_template(self.current);
             }
             Step::FailBoot => self.fail_boot(words),
-            Step::AnnounceServing => self.notice(Notice::Serving {
-                workers: self.target,
-                took: self.now - self.began_at,
-            }),
+            Step::AnnounceServing => {
+                self.notice(Notice::Serving { workers: self.target, took: self.now - self.began_at })
+            }
             Step::DelaySlot(slot) => self.delay_slot(slot),
             Step::ForgiveSlot(slot) => self.fleet.forgive(slot),
             Step::RetryTemplate => self.retry_template(),
@@ -51,9 +50,7 @@ impl Supervisor {
                 self.hasten();
             }
             Step::Hasten => {
-                self.notice(Notice::Stopping {
-                    signal: Signal::Quit,
-                });
+                self.notice(Notice::Stopping { signal: Signal::Quit });
                 self.hasten();
             }
             Step::KillAll => self.kill_all(KillReason::AtOnce),
@@ -91,9 +88,7 @@ impl Supervisor {
     }
 
     fn fail_boot(&mut self, words: &str) {
-        self.outcome = Outcome::BootFailed {
-            words: words.to_owned(),
-        };
+        self.outcome = Outcome::BootFailed { words: words.to_owned() };
         self.act(Action::CloseListeners);
         self.kill_all(KillReason::BootFailed);
     }
@@ -102,19 +97,12 @@ impl Supervisor {
         let failures = self.fleet.blame(slot);
         let delay = self.policy.backoff.delay(failures, &mut self.random);
         self.timers.set(Timer::SlotRetry(slot), self.now + delay);
-        self.notice(Notice::SlotDelayed {
-            slot,
-            failures,
-            delay,
-        });
+        self.notice(Notice::SlotDelayed { slot, failures, delay });
     }
 
     fn retry_template(&mut self) {
         let generation = self.current;
-        let failures = self
-            .templates
-            .get_mut(generation)
-            .map_or(0, |template| template.failures);
+        let failures = self.templates.get_mut(generation).map_or(0, |template| template.failures);
         if failures == 0 {
             self.start_template(generation);
             return;
@@ -156,10 +144,7 @@ impl Supervisor {
     fn adopt_incoming(&mut self) {
         self.current = self.wanted;
         self.incoming = None;
-        self.notice(Notice::Reloaded {
-            generation: self.current,
-            took: self.now - self.began_at,
-        });
+        self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
     }
 
     /// Takes the new generation back: what is not ready goes at once, what is ready when its successor is.
@@ -168,13 +153,8 @@ impl Supervisor {
             return;
         };
         self.wanted = self.current;
-        self.notice(Notice::ReloadFailed {
-            generation,
-            words: words.to_owned(),
-        });
-        let unready = self
-            .fleet
-            .ids_where(|worker| worker.generation == generation && worker.is_unready());
+        self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
+        let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {
             self.drain(id);
         }
@@ -183,9 +163,7 @@ impl Supervisor {
     fn set_target(&mut self, wish: u32) {
         self.target = wish.clamp(1, self.policy.max_workers.max(1));
         self.fleet.seats.unsettle_all(self.target);
-        self.notice(Notice::Target {
-            workers: self.target,
-        });
+        self.notice(Notice::Target { workers: self.target });
     }
 
     fn pause(&mut self) {
@@ -211,12 +189,8 @@ impl Supervisor {
         for id in self.fleet.ids_where(|_| true) {
             self.kill(id, why);
         }
-        let unborn: Vec<_> = self
-            .fleet
-            .iter()
-            .filter(|(_, worker)| worker.is_unborn())
-            .map(|(_, worker)| worker.generation)
-            .collect();
+        let unborn: Vec<_> =
+            self.fleet.iter().filter(|(_, worker)| worker.is_unborn()).map(|(_, worker)| worker.generation).collect();
         for generation in unborn {
             self.give_up_template(generation, "the server ends at once");
         }

@@ -36,18 +36,12 @@ pub(crate) enum Phase {
 impl Phase {
     /// Whether each slot below the target is to have a worker.
     pub(super) fn is_staffed(self) -> bool {
-        matches!(
-            self,
-            Self::Booting | Self::Serving | Self::Preparing | Self::Rolling
-        )
+        matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling)
     }
 
     /// Whether the server is on its way out, or gone.
     pub(super) fn is_ending(self) -> bool {
-        matches!(
-            self,
-            Self::Stopping | Self::Quitting | Self::Killing | Self::Left
-        )
+        matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Left)
     }
 }
 

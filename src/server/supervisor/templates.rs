@@ -34,11 +34,7 @@ impl Templates {
     /// Enters a template that starts now.
     pub(super) fn start(&mut self, generation: Generation, now: Duration) {
         let failures = self.0.get(&generation).map_or(0, |lost| lost.failures);
-        let template = Template {
-            state: TemplateState::Starting,
-            since: now,
-            failures,
-        };
+        let template = Template { state: TemplateState::Starting, since: now, failures };
         self.0.insert(generation, template);
     }
 
@@ -51,20 +47,15 @@ impl Templates {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Generation, &Template)> {
-        self.0
-            .iter()
-            .map(|(&generation, template)| (generation, template))
+        self.0.iter().map(|(&generation, template)| (generation, template))
     }
 
     pub(super) fn is_in(&self, generation: Generation, state: TemplateState) -> bool {
-        self.0
-            .get(&generation)
-            .is_some_and(|template| template.state == state)
+        self.0.get(&generation).is_some_and(|template| template.state == state)
     }
 
     pub(super) fn is_alive(&self, generation: Generation) -> bool {
-        self.is_in(generation, TemplateState::Starting)
-            || self.is_in(generation, TemplateState::Ready)
+        self.is_in(generation, TemplateState::Starting) || self.is_in(generation, TemplateState::Ready)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -25,14 +25,8 @@ fn a_fault_is_parsed_with_its_numbers_in_range() {
     ] {
         assert_eq!(Fault::parse(path, query), Some(Ok(fault)), "{path}?{query}");
     }
-    let flock = Fault::Flock {
-        path: "/tmp/a b%".into(),
-        hold: ms(7),
-    };
-    assert_eq!(
-        Fault::parse("/fault/flock", "path=/tmp/a%20b%25&ms=7"),
-        Some(Ok(flock))
-    );
+    let flock = Fault::Flock { path: "/tmp/a b%".into(), hold: ms(7) };
+    assert_eq!(Fault::parse("/fault/flock", "path=/tmp/a%20b%25&ms=7"), Some(Ok(flock)));
 }
 
 #[test]
@@ -42,11 +36,7 @@ fn a_bad_number_is_named_with_its_range() {
         ("/fault/sleep", "ms=", "ms: a number from 0 to 600000"),
         ("/fault/sleep", "ms=+1", "ms: a number from 0 to 600000"),
         ("/fault/spin", "ms=600001", "ms: a number from 0 to 600000"),
-        (
-            "/fault/spin",
-            "ms=99999999999999999999",
-            "ms: a number from 0 to 600000",
-        ),
+        ("/fault/spin", "ms=99999999999999999999", "ms: a number from 0 to 600000"),
         ("/fault/exit", "code=256", "code: a number from 0 to 255"),
         ("/fault/exit", "code=-1", "code: a number from 0 to 255"),
         ("/fault/leak", "mb=1025", "mb: a number from 0 to 1024"),
@@ -67,14 +57,7 @@ fn a_bad_number_is_named_with_its_range() {
 
 #[test]
 fn other_paths_are_no_faults() {
-    for path in [
-        "/",
-        "/fault",
-        "/fault/",
-        "/fault/sleep/",
-        "/faults/panic",
-        "/fault/Panic",
-    ] {
+    for path in ["/", "/fault", "/fault/", "/fault/sleep/", "/faults/panic", "/fault/Panic"] {
         assert_eq!(Fault::parse(path, "ms=1"), None, "{path}");
     }
 }
@@ -110,9 +93,7 @@ fn fate_of(test: &str, target: &str) -> ExitStatus {
 
 fn commit(target: &str) -> io::Result<String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let fault = Fault::parse(path, query)
-        .expect("a fault")
-        .expect("in range");
+    let fault = Fault::parse(path, query).expect("a fault").expect("in range");
     Faults::default().commit(&fault, &Bench::new().request(false, None))
 }
 
@@ -146,33 +127,21 @@ fn a_lock_is_held_by_one_and_let_go_afterwards() {
             scope.spawn(|| commit(&target).expect("the lock"));
         }
     });
-    assert!(
-        begun.elapsed() >= Duration::from_millis(80),
-        "both held it at once"
-    );
+    assert!(begun.elapsed() >= Duration::from_millis(80), "both held it at once");
     let error = commit("/fault/flock?path=/nowhere/lock&ms=1").expect_err("no such folder");
-    assert!(
-        error.to_string().starts_with("cannot lock /nowhere/lock: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("cannot lock /nowhere/lock: "), "{error}");
 }
 
 #[test]
 fn a_spawned_process_lives_on_and_holds_no_connection() {
     let (conn, _client) = conn_pair();
     let answer = commit("/fault/spawn?ms=20000").expect("an answer");
-    let pid = answer
-        .strip_prefix("spawned pid ")
-        .expect("a pid")
-        .trim_end();
+    let pid = answer.strip_prefix("spawned pid ").expect("a pid").trim_end();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process");
     for descriptor in descriptors {
         let path = descriptor.expect("an entry").path();
         let target = fs::read_link(&path).expect("a link");
-        assert!(
-            !target.to_string_lossy().starts_with("socket:"),
-            "{target:?}"
-        );
+        assert!(!target.to_string_lossy().starts_with("socket:"), "{target:?}");
     }
     drop(conn);
     let pid = Pid::from_raw(pid.parse().expect("a number"));

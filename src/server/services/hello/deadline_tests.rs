@@ -70,19 +70,13 @@ fn timely(address: SocketAddr) {
     assert!(exchange(address, "GET / HTTP/1.1\r\nHo").starts_with("HTTP/1.1 408 "));
     let small_body = "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n123";
     assert!(exchange(address, small_body).starts_with("HTTP/1.1 408 "));
-    let large_body = format!(
-        "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n{}",
-        "x".repeat(70_000)
-    );
+    let large_body = format!("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n{}", "x".repeat(70_000));
     assert!(exchange(address, &large_body).starts_with("HTTP/1.1 408 "));
     assert!(exchange(address, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200 "));
 }
 
 fn spinning(address: SocketAddr) {
-    exchange(
-        address,
-        "GET /fault/spin?ms=20000 HTTP/1.1\r\nHost: h\r\n\r\n",
-    );
+    exchange(address, "GET /fault/spin?ms=20000 HTTP/1.1\r\nHost: h\r\n\r\n");
 }
 
 /// Says something on a new connection and gives all that is answered until the worker closes it.
@@ -90,8 +84,6 @@ fn exchange(address: SocketAddr, words: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.write_all(words.as_bytes()).expect("sent");
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .expect("an answer and a close");
+    stream.read_to_string(&mut answer).expect("an answer and a close");
     answer
 }

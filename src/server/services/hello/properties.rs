@@ -19,11 +19,9 @@ fn request() -> impl Strategy<Value = (String, &'static str, u16)> {
         ("POST", "/", 405),
         ("PURGE", "/", 501),
     ]);
-    let fields = prop::collection::vec("X-[a-z]{1,5}: [ -~]{0,20}\r\n", 0..4)
-        .prop_map(|lines| lines.concat());
+    let fields = prop::collection::vec("X-[a-z]{1,5}: [ -~]{0,20}\r\n", 0..4).prop_map(|lines| lines.concat());
     let extension = prop::sample::select(vec!["", ";a", " ; a=\"b;c\""]);
-    let chunk = ("[ -~\r\n]{1,40}", extension)
-        .prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
+    let chunk = ("[ -~\r\n]{1,40}", extension).prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
     let trailer = prop::sample::select(vec!["", "T: r\r\n", "A:\r\nB: GET / HTTP/1.1\r\n"]);
     let body = prop_oneof![
         Just("\r\n".to_owned()),
@@ -33,12 +31,10 @@ fn request() -> impl Strategy<Value = (String, &'static str, u16)> {
             chunks.concat()
         )),
     ];
-    ("(\r\n){0,2}", line, fields, body).prop_map(
-        |(blank, (method, target, status), fields, body)| {
-            let text = format!("{blank}{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}");
-            (text, method, status)
-        },
-    )
+    ("(\r\n){0,2}", line, fields, body).prop_map(|(blank, (method, target, status), fields, body)| {
+        let text = format!("{blank}{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}");
+        (text, method, status)
+    })
 }
 
 /// Bytes that look like HTTP often enough to get somewhere.
@@ -83,10 +79,7 @@ fn cut<'t>(text: &'t [u8], at: &[prop::sample::Index]) -> Vec<&'t [u8]> {
     ends.push(text.len());
     ends.sort_unstable();
     let starts = [0].into_iter().chain(ends.iter().copied());
-    starts
-        .zip(&ends)
-        .map(|(start, &end)| &text[start..end])
-        .collect()
+    starts.zip(&ends).map(|(start, &end)| &text[start..end]).collect()
 }
 
 proptest! {

@@ -15,10 +15,7 @@ const MAX_EXTENSIONS: usize = 16 * 1024;
 const MAX_TRAILER: usize = 16 * 1024;
 
 /// The refusal of a body over [`MAX_BODY`].
-pub(super) const TOO_LARGE: Refusal = Refusal::new(
-    Status::ContentTooLarge,
-    "the body is longer than 1048576 bytes",
-);
+pub(super) const TOO_LARGE: Refusal = Refusal::new(Status::ContentTooLarge, "the body is longer than 1048576 bytes");
 
 /// How a body is framed, as its head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +67,7 @@ impl Body {
             Body::Length(left) => {
                 let used = usize::try_from(*left).map_or(piece.len(), |left| left.min(piece.len()));
                 *left -= used as u64;
-                Ok(Progress {
-                    used,
-                    done: *left == 0,
-                })
+                Ok(Progress { used, done: *left == 0 })
             }
             Body::Chunked(chunks) => chunks.advance(piece),
         }
@@ -129,10 +123,7 @@ impl Chunks {
                 used += 1;
             }
         }
-        Ok(Progress {
-            used,
-            done: self.expected == Expected::Done,
-        })
+        Ok(Progress { used, done: self.expected == Expected::Done })
     }
 
     fn skip_data(&mut self, available: usize) -> usize {
@@ -150,9 +141,7 @@ impl Chunks {
         Ok(match (self.expected, byte) {
             (E::Size | E::MoreSize, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
             (E::MoreSize, b'\r') => E::SizeEnd,
-            (E::MoreSize | E::BeforeExtension, b' ' | b'\t') => {
-                self.extension(E::BeforeExtension)?
-            }
+            (E::MoreSize | E::BeforeExtension, b' ' | b'\t') => self.extension(E::BeforeExtension)?,
             (E::MoreSize | E::BeforeExtension, b';') => self.extension(E::Extension)?,
             (E::Extension, b'\r') => E::SizeEnd,
             (E::Extension, byte) if is_text(byte) => self.extension(E::Extension)?,
@@ -160,9 +149,7 @@ impl Chunks {
             (E::DataReturn, b'\r') => E::DataEnd,
             (E::DataEnd, b'\n') => E::Size,
             (E::TrailerLine, b'\r') => E::LastEnd,
-            (E::TrailerLine | E::TrailerName, byte) if is_token(byte) => {
-                self.trailer(E::TrailerName)?
-            }
+            (E::TrailerLine | E::TrailerName, byte) if is_token(byte) => self.trailer(E::TrailerName)?,
             (E::TrailerName, b':') => self.trailer(E::TrailerValue)?,
             (E::TrailerValue, b'\r') => E::TrailerLineEnd,
             (E::TrailerValue, byte) if is_text(byte) => self.trailer(E::TrailerValue)?,
@@ -199,9 +186,7 @@ impl Chunks {
     fn extension(&mut self, next: Expected) -> Result<Expected, Refusal> {
         self.extensions += 1;
         if self.extensions > MAX_EXTENSIONS {
-            return Err(Refusal::bad(
-                "the chunk extensions are longer than 16384 bytes",
-            ));
+            return Err(Refusal::bad("the chunk extensions are longer than 16384 bytes"));
         }
         Ok(next)
     }
@@ -209,10 +194,7 @@ impl Chunks {
     fn trailer(&mut self, next: Expected) -> Result<Expected, Refusal> {
         self.trailer += 1;
         if self.trailer > MAX_TRAILER {
-            return Err(Refusal::new(
-                Status::FieldsTooLarge,
-                "the trailer is longer than 16384 bytes",
-            ));
+            return Err(Refusal::new(Status::FieldsTooLarge, "the trailer is longer than 16384 bytes"));
         }
         Ok(next)
     }
@@ -222,12 +204,8 @@ impl Expected {
     fn refusal(self) -> Refusal {
         Refusal::bad(match self {
             Expected::Size | Expected::MoreSize => "a chunk size is not a hexadecimal number",
-            Expected::BeforeExtension | Expected::Extension | Expected::SizeEnd => {
-                "a chunk extension is malformed"
-            }
-            Expected::Data | Expected::DataReturn | Expected::DataEnd => {
-                "a chunk is longer than its size says"
-            }
+            Expected::BeforeExtension | Expected::Extension | Expected::SizeEnd => "a chunk extension is malformed",
+            Expected::Data | Expected::DataReturn | Expected::DataEnd => "a chunk is longer than its size says",
             _ => "the trailer is malformed",
         })
     }

@@ -6,9 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) type Text = [u8; 29];
 
 const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
-const MONTHS: [&[u8; 3]; 12] = [
-    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-];
+const MONTHS: [&[u8; 3]; 12] =
+    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
 /// The wall clock as responses show it.
 #[derive(Debug)]
@@ -19,10 +18,7 @@ pub(crate) struct DateClock {
 
 impl DateClock {
     pub(crate) fn new() -> DateClock {
-        DateClock {
-            second: 0,
-            text: format(0),
-        }
+        DateClock { second: 0, text: format(0) }
     }
 
     /// The current date. The clock is read in user space (vDSO): no system call.
@@ -68,11 +64,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (400 * era + year_of_era + u64::from(month <= 2), month, day)
 }
 

@@ -39,10 +39,7 @@ enum Expectation {
 impl Fields {
     /// Reads the steering fields of a head of HTTP/1.`minor`.
     pub(super) fn read(headers: &[httparse::Header<'_>], minor: u8) -> Result<Fields, Refusal> {
-        let mut fields = Fields {
-            http_1_0: minor == 0,
-            ..Fields::default()
-        };
+        let mut fields = Fields { http_1_0: minor == 0, ..Fields::default() };
         for header in headers {
             fields.add(header)?;
         }
@@ -69,8 +66,7 @@ impl Fields {
 
     fn add_host(&mut self, value: &[u8]) -> Result<(), Refusal> {
         // uri-host [":" port]: a space, a list or a path in it would be read differently by others.
-        let sound =
-            |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte);
+        let sound = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte);
         if !value.iter().all(sound) {
             return Err(Refusal::bad("the Host field is malformed"));
         }
@@ -96,8 +92,7 @@ impl Fields {
     /// one message.
     fn add_content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
         for digits in list(value) {
-            let length =
-                decimal(digits).ok_or(Refusal::bad("Content-Length is not a decimal number"))?;
+            let length = decimal(digits).ok_or(Refusal::bad("Content-Length is not a decimal number"))?;
             if self.content_length.is_some_and(|before| before != length) {
                 return Err(Refusal::bad("Content-Length is given twice and differs"));
             }
@@ -122,10 +117,9 @@ impl Fields {
             (_, Some(_)) => Err(Refusal::bad("both Transfer-Encoding and Content-Length")),
             _ if self.http_1_0 => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding")),
             (Codings::Chunked, None) => Ok(Framing::Chunked),
-            (Codings::Other, None) => Err(Refusal::new(
-                Status::NotImplemented,
-                "the only Transfer-Encoding known here is chunked",
-            )),
+            (Codings::Other, None) => {
+                Err(Refusal::new(Status::NotImplemented, "the only Transfer-Encoding known here is chunked"))
+            }
         }
     }
 
@@ -141,10 +135,9 @@ impl Fields {
     /// Whether the client waits for `100 Continue`; an HTTP/1.0 client cannot (RFC 9110 §10.1.1).
     pub(super) fn expects_continue(&self) -> Result<bool, Refusal> {
         match self.expectation {
-            Expectation::Other => Err(Refusal::new(
-                Status::ExpectationFailed,
-                "the only expectation known here is 100-continue",
-            )),
+            Expectation::Other => {
+                Err(Refusal::new(Status::ExpectationFailed, "the only expectation known here is 100-continue"))
+            }
             Expectation::Continue => Ok(!self.http_1_0),
             Expectation::None => Ok(false),
         }
@@ -160,9 +153,5 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(digits.iter().fold(0_u64, |number, digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    }))
+    Some(digits.iter().fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
 }

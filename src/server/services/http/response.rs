@@ -60,30 +60,19 @@ pub(crate) struct Answer {
 impl Answer {
     /// 200 with this text.
     pub(crate) fn ok(text: String) -> Answer {
-        Answer {
-            status: Status::Ok,
-            text,
-            allow: None,
-        }
+        Answer { status: Status::Ok, text, allow: None }
     }
 
     /// A status other than 200, explained in one line.
     pub(crate) fn error(status: Status, why: &str) -> Answer {
-        Answer {
-            status,
-            text: format!("{} {}: {why}\n", status as u16, status.reason()),
-            allow: None,
-        }
+        Answer { status, text: format!("{} {}: {why}\n", status as u16, status.reason()), allow: None }
     }
 
     /// 405, with the methods that the route does take.
     pub(crate) fn not_allowed(allow: &'static str) -> Answer {
         Answer {
             allow: Some(allow),
-            ..Answer::error(
-                Status::MethodNotAllowed,
-                "this path does not take the method; see Allow",
-            )
+            ..Answer::error(Status::MethodNotAllowed, "this path does not take the method; see Allow")
         }
     }
 
@@ -110,11 +99,7 @@ impl Answer {
     }
 
     fn before_date(&self) -> String {
-        format!(
-            "HTTP/1.1 {} {}\r\nDate: ",
-            self.status as u16,
-            self.status.reason()
-        )
+        format!("HTTP/1.1 {} {}\r\nDate: ", self.status as u16, self.status.reason())
     }
 }
 
@@ -130,23 +115,13 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(answer: &Answer, date: &Text) -> Prepared {
-        let variants = [Persistence::Keep, Persistence::KeepSaid, Persistence::Close]
-            .map(|how| answer.to_bytes(how, date));
-        Prepared {
-            variants,
-            body: answer.text.len(),
-            date_at: answer.before_date().len(),
-            date: *date,
-        }
+        let variants =
+            [Persistence::Keep, Persistence::KeepSaid, Persistence::Close].map(|how| answer.to_bytes(how, date));
+        Prepared { variants, body: answer.text.len(), date_at: answer.before_date().len(), date: *date }
     }
 
     /// The response's bytes as of `date`.
-    pub(crate) fn bytes(
-        &mut self,
-        persistence: Persistence,
-        head_only: bool,
-        date: &Text,
-    ) -> &[u8] {
+    pub(crate) fn bytes(&mut self, persistence: Persistence, head_only: bool, date: &Text) -> &[u8] {
         if self.date != *date {
             self.date = *date;
             for variant in &mut self.variants {

@@ -14,13 +14,8 @@ pub(super) struct Target<'b> {
 impl<'b> Target<'b> {
     /// Takes the target of a request with this method apart.
     pub(super) fn parse(method: &str, target: &'b str) -> Result<Target<'b>, Refusal> {
-        if !target
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
-        {
-            return Err(Refusal::bad(
-                "the request target holds a character that has no place there",
-            ));
+        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return Err(Refusal::bad("the request target holds a character that has no place there"));
         }
         let (before, query) = target.split_once('?').unwrap_or((target, ""));
         let path = if before.starts_with('/') {
@@ -28,15 +23,9 @@ impl<'b> Target<'b> {
         } else if target == "*" && method == "OPTIONS" {
             target
         } else {
-            path_of_absolute(before).ok_or(Refusal::bad(
-                "the request target is neither a path nor a URI",
-            ))?
+            path_of_absolute(before).ok_or(Refusal::bad("the request target is neither a path nor a URI"))?
         };
-        Ok(Target {
-            path,
-            query,
-            before_query: before.len(),
-        })
+        Ok(Target { path, query, before_query: before.len() })
     }
 }
 

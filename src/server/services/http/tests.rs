@@ -51,11 +51,7 @@ fn targets_come_in_origin_absolute_and_asterisk_form() {
         ("OPTIONS *", "*", ""),
     ] {
         let text = format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(
-            (head(&text).path, head(&text).query),
-            (path, query),
-            "{line}"
-        );
+        assert_eq!((head(&text).path, head(&text).query), (path, query), "{line}");
     }
 }
 
@@ -84,10 +80,7 @@ fn framing_that_can_be_read_in_one_way_is_taken() {
         ("", Framing::None),
         ("Content-Length: 0\r\n", Framing::None),
         ("Content-Length: 0042\r\n", Framing::Length(42)),
-        (
-            "Content-Length: 42\r\nContent-Length: 42\r\n",
-            Framing::Length(42),
-        ),
+        ("Content-Length: 42\r\nContent-Length: 42\r\n", Framing::Length(42)),
         ("Content-Length: 42, 42\r\n", Framing::Length(42)),
         ("Content-Length: 1048576\r\n", Framing::Length(MAX_BODY)),
         ("Transfer-Encoding: Chunked\r\n", Framing::Chunked),
@@ -115,10 +108,7 @@ fn framing_that_can_be_read_in_two_ways_is_refused() {
         ("Transfer-Encoding: identity\r\n", 501),
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
         ("Transfer-Encoding: chunked, chunked\r\n", 501),
-        (
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            501,
-        ),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 501),
         ("Transfer-Encoding: \x0bchunked\r\n", 400),
         ("Transfer-Encoding: xchunked\r\n", 501),
         ("Transfer-Encoding:\r\n", 501),
@@ -131,10 +121,7 @@ fn framing_that_can_be_read_in_two_ways_is_refused() {
     ] {
         assert_eq!(refused(with(lines).as_bytes()), status, "{lines:?}");
     }
-    assert_eq!(
-        refused(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        400
-    );
+    assert_eq!(refused(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
     assert_eq!(refused(b"GET / HTTP/1.1\r\n Host: h\r\n\r\n"), 400);
 }
 
@@ -148,11 +135,7 @@ fn a_1_1_request_has_exactly_one_sound_host() {
         ("Host: a@b\r\n\r\n", 400),
         ("Host: a,b\r\n\r\n", 400),
     ] {
-        assert_eq!(
-            refused(format!("GET / HTTP/1.1\r\n{lines}").as_bytes()),
-            status,
-            "{lines:?}"
-        );
+        assert_eq!(refused(format!("GET / HTTP/1.1\r\n{lines}").as_bytes()), status, "{lines:?}");
     }
     head("GET / HTTP/1.1\r\nhost:\r\n\r\n");
     head("GET / HTTP/1.1\r\nHOST: [::1]:8080\r\n\r\n");
@@ -184,27 +167,16 @@ fn a_request_line_is_three_words_and_a_version_that_is_spoken() {
         ("GET http:///p HTTP/1.1", 400),
         ("CONNECT h:443 HTTP/1.1", 501),
     ] {
-        assert_eq!(
-            refused(format!("{line}\r\nHost: h\r\n\r\n").as_bytes()),
-            status,
-            "{line:?}"
-        );
+        assert_eq!(refused(format!("{line}\r\nHost: h\r\n\r\n").as_bytes()), status, "{line:?}");
     }
-    assert_eq!(
-        refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-        400,
-        "a TLS greeting"
-    );
+    assert_eq!(refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), 400, "a TLS greeting");
     assert_eq!(refused(&[0; 40]), 400, "no method, however long");
 }
 
 #[test]
 fn an_expectation_other_than_100_continue_fails() {
     assert_eq!(refused(with("Expect: 200-ok\r\n").as_bytes()), 417);
-    assert_eq!(
-        refused(with("Expect: x\r\nExpect: 100-continue\r\n").as_bytes()),
-        417
-    );
+    assert_eq!(refused(with("Expect: x\r\nExpect: 100-continue\r\n").as_bytes()), 417);
     assert!(head(&with("Expect: 100-Continue\r\n")).expects_continue);
     assert!(!head("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expects_continue);
 }
@@ -213,12 +185,7 @@ fn an_expectation_other_than_100_continue_fails() {
 fn limits_hold_whether_the_head_is_whole_or_not() {
     let field = |length: usize| with(&format!("X: {}\r\n", "x".repeat(length)));
     let fields = |count: usize| with(&"X: y\r\n".repeat(count));
-    let target = |length: usize| {
-        format!(
-            "GET /{} HTTP/1.1\r\nHost: h\r\n\r\n",
-            "x".repeat(length - 1)
-        )
-    };
+    let target = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(length - 1));
     let bare = field(0).len();
     for (text, status) in [
         (field(MAX_HEAD - bare), 200),
@@ -227,14 +194,9 @@ fn limits_hold_whether_the_head_is_whole_or_not() {
         (fields(MAX_FIELDS), 431),
         (target(MAX_TARGET), 200),
         (target(MAX_TARGET + 1), 414),
-        (
-            format!("{} / HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(33)),
-            501,
-        ),
+        (format!("{} / HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(33)), 501),
     ] {
-        let mut beginnings = (1..text.len())
-            .step_by(101)
-            .chain(text.len() - 3..text.len());
+        let mut beginnings = (1..text.len()).step_by(101).chain(text.len() - 3..text.len());
         let early = beginnings.find_map(|length| parse(&text.as_bytes()[..length]).err());
         match status {
             200 => assert_eq!((head(&text).length, early), (text.len(), None)),
@@ -248,38 +210,22 @@ fn limits_hold_whether_the_head_is_whole_or_not() {
 
 #[test]
 fn every_beginning_of_a_sound_head_is_incomplete_and_never_refused() {
-    for text in [
-        "GET http://h:80/p?q HTTP/1.1\r\nHost: h\r\nX:y\r\nContent-Length: 3\r\n\r\n",
-        "OPTIONS * HTTP/1.0\n\n",
-    ] {
+    for text in
+        ["GET http://h:80/p?q HTTP/1.1\r\nHost: h\r\nX:y\r\nContent-Length: 3\r\n\r\n", "OPTIONS * HTTP/1.0\n\n"]
+    {
         for length in 0..text.len() {
-            assert_eq!(
-                parse(&text.as_bytes()[..length]),
-                Ok(Parsed::Incomplete),
-                "{length}"
-            );
+            assert_eq!(parse(&text.as_bytes()[..length]), Ok(Parsed::Incomplete), "{length}");
         }
         assert_eq!(head(text).length, text.len());
     }
     for length in 0.."GET / HTTP/2.0".len() {
-        assert_eq!(
-            parse(&b"GET / HTTP/2.0\r\n"[..length]),
-            Ok(Parsed::Incomplete),
-            "{length}"
-        );
+        assert_eq!(parse(&b"GET / HTTP/2.0\r\n"[..length]), Ok(Parsed::Incomplete), "{length}");
     }
 }
 
 #[test]
 fn empty_lines_before_a_request_are_counted() {
-    for (received, blank) in [
-        ("", 0),
-        ("\r", 0),
-        ("\r\n", 2),
-        ("\r\n\n\r\nGET", 5),
-        ("GET", 0),
-        ("\r\r\n", 0),
-    ] {
+    for (received, blank) in [("", 0), ("\r", 0), ("\r\n", 2), ("\r\n\n\r\nGET", 5), ("GET", 0), ("\r\r\n", 0)] {
         assert_eq!(leading_blank(received.as_bytes()), blank, "{received:?}");
     }
 }
@@ -287,9 +233,7 @@ fn empty_lines_before_a_request_are_counted() {
 /// What a chunked body comes to: the bytes it takes, if it ends.
 fn chunked(text: &[u8]) -> Result<Option<usize>, u16> {
     let progress = Body::new(Framing::Chunked).advance(text);
-    progress
-        .map(|progress| progress.done.then_some(progress.used))
-        .map_err(|refusal| refusal.status as u16)
+    progress.map(|progress| progress.done.then_some(progress.used)).map_err(|refusal| refusal.status as u16)
 }
 
 #[test]
@@ -302,17 +246,9 @@ fn a_chunked_body_ends_where_its_trailer_ends() {
         "1\r\n\r\r\n0\r\n\r\n",
     ] {
         let followed = format!("{body}GET / HTTP/1.1\r\n");
-        assert_eq!(
-            chunked(followed.as_bytes()),
-            Ok(Some(body.len())),
-            "{body:?}"
-        );
+        assert_eq!(chunked(followed.as_bytes()), Ok(Some(body.len())), "{body:?}");
         for length in 0..body.len() {
-            assert_eq!(
-                chunked(&body.as_bytes()[..length]),
-                Ok(None),
-                "{body:?} {length}"
-            );
+            assert_eq!(chunked(&body.as_bytes()[..length]), Ok(None), "{body:?} {length}");
         }
     }
 }
@@ -349,9 +285,6 @@ fn a_malformed_or_boundless_chunk_is_refused() {
     assert_eq!(chunked(format!("5;{long}").as_bytes()), Err(400));
     assert_eq!(chunked(format!("0\r\nX:{long}").as_bytes()), Err(431));
     let chunk = format!("80000\r\n{}\r\n", "x".repeat(0x80000));
-    assert_eq!(
-        chunked(format!("{chunk}{chunk}0\r\n\r\n").as_bytes()).map(|end| end.is_some()),
-        Ok(true)
-    );
+    assert_eq!(chunked(format!("{chunk}{chunk}0\r\n\r\n").as_bytes()).map(|end| end.is_some()), Ok(true));
     assert_eq!(chunked(format!("{chunk}{chunk}1\r\n").as_bytes()), Err(413));
 }

@@ -58,11 +58,7 @@ impl Auditor {
             workers: BTreeMap::new(),
             last_id: 0,
             newest: Generation(0),
-            standing: Standing {
-                phase: Phase::New,
-                current: Generation(1),
-                incoming: None,
-            },
+            standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
             consequences: Consequences::new(policy.clone()),
             quits: 0,
             stops: 0,
@@ -87,9 +83,7 @@ impl Auditor {
         let quick = self.policy.quick_timeout;
         match event {
             Event::WorkerForked { id, .. } => {
-                self.workers
-                    .entry(*id)
-                    .and_modify(|worker| worker.forked = true);
+                self.workers.entry(*id).and_modify(|worker| worker.forked = true);
             }
             Event::WorkerReady { id } => {
                 if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_seated()) {
@@ -101,8 +95,7 @@ impl Auditor {
                     self.workers.remove(id);
                 }
                 StartFailure::Refused { .. } => {
-                    let unready =
-                        |worker: &&mut Worker| worker.is_seated() && worker.ready.is_none();
+                    let unready = |worker: &&mut Worker| worker.is_seated() && worker.ready.is_none();
                     if let Some(worker) = self.workers.get_mut(id).filter(unready) {
                         worker.leaving = Some((now, quick));
                     }
@@ -129,8 +122,7 @@ impl Auditor {
     }
 
     pub(super) fn read_notices(&mut self, actions: &[Action]) {
-        let failed =
-            |action: &Action| matches!(action, Action::Notice(Notice::ReloadFailed { .. }));
+        let failed = |action: &Action| matches!(action, Action::Notice(Notice::ReloadFailed { .. }));
         self.reload_failed = actions.iter().any(failed);
     }
 
@@ -138,24 +130,14 @@ impl Auditor {
         assert!(!self.left, "{action:?} after the end");
         match action {
             Action::StartTemplate { generation } => {
-                assert!(
-                    !world.templates().contains(generation),
-                    "two of one generation"
-                );
+                assert!(!world.templates().contains(generation), "two of one generation");
                 assert!(generation.0 <= self.newest.0 + 1);
                 self.newest = self.newest.max(*generation);
                 assert_eq!(self.stops + self.quits, 0, "started on the way out");
             }
             Action::CloseTemplate { generation } => self.check_close(*generation, world),
-            Action::Fork {
-                id,
-                slot,
-                generation,
-            } => {
-                assert!(
-                    world.has_ready_template(*generation),
-                    "no template for {id:?}"
-                );
+            Action::Fork { id, slot, generation } => {
+                assert!(world.has_ready_template(*generation), "no template for {id:?}");
                 self.check_fork(*id, *slot, *generation, supervisor);
             }
             Action::Drain { id } => self.check_drain(*id, supervisor),
@@ -186,10 +168,7 @@ impl Auditor {
 
     fn check_close(&self, generation: Generation, world: &World) {
         assert!(world.templates().contains(&generation), "closed twice");
-        let mut own = self
-            .workers
-            .values()
-            .filter(|worker| worker.generation == generation);
+        let mut own = self.workers.values().filter(|worker| worker.generation == generation);
         if world.has_ready_template(generation) && own.clone().any(|worker| worker.forked) {
             // Its workers would lose who reaps them: only if it is stuck, or all is killed anyway.
             let patience = self.policy.quick_timeout;
@@ -198,27 +177,14 @@ impl Auditor {
         }
     }
 
-    fn check_fork(
-        &mut self,
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-        supervisor: &Supervisor,
-    ) {
+    fn check_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation, supervisor: &Supervisor) {
         assert!(id.0 > self.last_id, "an id used again");
         self.last_id = id.0;
         assert!(slot.0 < supervisor.target());
         assert_eq!(self.stops + self.quits, 0, "forked on the way out");
         assert_ne!(supervisor.phase(), Phase::Paused);
-        let worker = Worker {
-            slot,
-            generation,
-            asked_at: self.now,
-            forked: false,
-            ready: None,
-            leaving: None,
-            killed: false,
-        };
+        let worker =
+            Worker { slot, generation, asked_at: self.now, forked: false, ready: None, leaving: None, killed: false };
         self.workers.insert(id, worker);
         self.consequences.check_fork(slot, generation);
         let forks = self.forks.entry((slot, generation)).or_default();
@@ -244,10 +210,7 @@ impl Auditor {
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });
         let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
-        assert!(
-            ending || paused || fewer || replaced || called_off,
-            "{id:?} was drained for nothing"
-        );
+        assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
         let limit = match self.quits {
             0 => self.policy.graceful_timeout,
             _ => self.policy.quick_timeout,
@@ -277,13 +240,9 @@ impl Auditor {
         let just = match why {
             KillReason::NotReady => {
                 let told = matches!(self.event, Event::WorkerFailed { .. });
-                worker.ready.is_none()
-                    && worker.leaving.is_none()
-                    && (told || now >= worker.asked_at + start_timeout)
+                worker.ready.is_none() && worker.leaving.is_none() && (told || now >= worker.asked_at + start_timeout)
             }
-            KillReason::NotDrained => worker
-                .leaving
-                .is_some_and(|(since, limit)| now >= since + limit),
+            KillReason::NotDrained => worker.leaving.is_some_and(|(since, limit)| now >= since + limit),
             KillReason::TemplateLost => !worker.forked,
             KillReason::BootFailed => !self.served,
             KillReason::AtOnce => self.quits > 1,

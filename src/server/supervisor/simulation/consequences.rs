@@ -39,11 +39,7 @@ impl Consequences {
         Self {
             policy,
             now: Duration::ZERO,
-            standing: Standing {
-                phase: Phase::New,
-                current: Generation(1),
-                incoming: None,
-            },
+            standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
             boot_must_end: false,
             reload_must_end: false,
             reload_queued: false,
@@ -53,13 +49,7 @@ impl Consequences {
     }
 
     /// Takes in an event, and whom it is about.
-    pub(super) fn hear(
-        &mut self,
-        now: Duration,
-        event: &Event,
-        worker: Option<&Worker>,
-        standing: Standing,
-    ) {
+    pub(super) fn hear(&mut self, now: Duration, event: &Event, worker: Option<&Worker>, standing: Standing) {
         self.now = now;
         self.standing = standing;
         self.boot_must_end = false;
@@ -84,10 +74,7 @@ impl Consequences {
 
     pub(super) fn check_fork(&self, slot: Slot, generation: Generation) {
         let barred = self.barred.get(&(slot, generation));
-        assert!(
-            barred.is_none_or(|&until| self.now >= until),
-            "slot {slot} did not wait"
-        );
+        assert!(barred.is_none_or(|&until| self.now >= until), "slot {slot} did not wait");
     }
 
     pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
@@ -102,18 +89,9 @@ impl Consequences {
                 _ => {}
             }
         }
-        assert!(
-            !self.reload_must_end || reload_ended,
-            "the roll went on after a failure"
-        );
-        assert!(
-            !self.boot_must_end || phase.is_ending(),
-            "the boot went on after a failure"
-        );
-        assert!(
-            !(self.reload_queued && phase == Phase::Serving),
-            "a queued reload was forgotten"
-        );
+        assert!(!self.reload_must_end || reload_ended, "the roll went on after a failure");
+        assert!(!self.boot_must_end || phase.is_ending(), "the boot went on after a failure");
+        assert!(!(self.reload_queued && phase == Phase::Serving), "a queued reload was forgotten");
     }
 
     fn failure(&self, event: &Event, worker: &Worker) -> Option<Failure> {
@@ -123,12 +101,10 @@ impl Consequences {
                 (*cause != StartFailure::TimedOut).then_some(Failure::Start)
             }
             (Event::WorkerExited { .. }, None) => Some(Failure::Start),
-            (Event::WorkerExited { .. }, Some(since)) => {
-                match self.now - since < self.policy.served_well_after {
-                    true => Some(Failure::DiedYoung),
-                    false => Some(Failure::DiedWell),
-                }
-            }
+            (Event::WorkerExited { .. }, Some(since)) => match self.now - since < self.policy.served_well_after {
+                true => Some(Failure::DiedYoung),
+                false => Some(Failure::DiedWell),
+            },
             _ => None,
         }
     }

@@ -195,9 +195,7 @@ impl Life {
             if self.world.hostile && self.random.below(300) == 0 {
                 self.now += SECOND * self.random.below(7200);
             }
-            let tick = tick
-                .saturating_add(MS * self.random.below(20))
-                .max(self.now);
+            let tick = tick.saturating_add(MS * self.random.below(20)).max(self.now);
             // Reports that already wait are handed over before the tick.
             if waiting <= tick {
                 self.now = self.now.max(waiting);
@@ -227,13 +225,11 @@ impl Life {
         }
         self.auditor.read_notices(&actions);
         for action in &actions {
-            self.auditor
-                .check_action(action, &self.supervisor, &self.world);
+            self.auditor.check_action(action, &self.supervisor, &self.world);
             self.world.carry_out(self.now, action);
             self.note(action);
         }
-        self.auditor
-            .check_state(&actions, &self.supervisor, &self.world);
+        self.auditor.check_state(&actions, &self.supervisor, &self.world);
     }
 
     /// Counts notices, reasons to kill and outcomes by their names.

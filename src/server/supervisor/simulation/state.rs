@@ -9,20 +9,12 @@ use super::world::World;
 use crate::server::{Slot, WorkerId};
 
 impl Auditor {
-    pub(super) fn check_state(
-        &mut self,
-        actions: &[Action],
-        supervisor: &Supervisor,
-        world: &World,
-    ) {
+    pub(super) fn check_state(&mut self, actions: &[Action], supervisor: &Supervisor, world: &World) {
         self.consequences.check(actions, supervisor.phase());
         self.check_phase(supervisor.phase());
         self.check_target(supervisor.target());
-        self.standing = Standing {
-            phase: supervisor.phase(),
-            current: supervisor.generation(),
-            incoming: supervisor.incoming(),
-        };
+        self.standing =
+            Standing { phase: supervisor.phase(), current: supervisor.generation(), incoming: supervisor.incoming() };
         let surge = self.policy.max_surge;
         let most = 6 * (self.policy.max_workers + surge) as usize + 12;
         assert!(actions.len() <= most, "{} actions at once", actions.len());
@@ -38,10 +30,7 @@ impl Auditor {
             seats.entry(worker.slot).or_default().push(worker);
         }
         let seated: usize = seats.values().map(Vec::len).sum();
-        assert!(
-            seated <= (self.target + surge) as usize,
-            "more than the surge"
-        );
+        assert!(seated <= (self.target + surge) as usize, "more than the surge");
         let staffed = !supervisor.phase().is_ending() && supervisor.phase() != Phase::Paused;
         for (slot, seat) in &seats {
             assert!(staffed && slot.0 < self.target, "slot {slot} is taken");
@@ -71,17 +60,10 @@ impl Auditor {
     }
 
     /// A seat that lacks somebody is waited for: by a timer, or by a process that has been asked for.
-    fn check_nobody_waits_for_nothing(
-        &self,
-        seats: &BTreeMap<Slot, Vec<&Worker>>,
-        supervisor: &Supervisor,
-    ) {
+    fn check_nobody_waits_for_nothing(&self, seats: &BTreeMap<Slot, Vec<&Worker>>, supervisor: &Supervisor) {
         let lacks = |slot| !seats.contains_key(&Slot(slot));
         if (0..self.target).any(lacks) {
-            assert!(
-                supervisor.next_timer().is_some(),
-                "an empty seat was forgotten"
-            );
+            assert!(supervisor.next_timer().is_some(), "an empty seat was forgotten");
         }
     }
 

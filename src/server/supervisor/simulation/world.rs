@@ -88,8 +88,7 @@ impl World {
     /// From now on nothing new goes wrong.
     pub(super) fn heal(&mut self) {
         self.hostile = false;
-        self.happenings
-            .retain(|_, happening| !matches!(happening, Happening::Asked(_)));
+        self.happenings.retain(|_, happening| !matches!(happening, Happening::Asked(_)));
     }
 
     pub(super) fn next_at(&self) -> Option<Duration> {
@@ -97,9 +96,7 @@ impl World {
     }
 
     pub(super) fn has_ready_template(&self, generation: Generation) -> bool {
-        self.templates
-            .get(&generation)
-            .is_some_and(|template| template.ready)
+        self.templates.get(&generation).is_some_and(|template| template.ready)
     }
 
     pub(super) fn templates(&self) -> Vec<Generation> {
@@ -116,9 +113,7 @@ impl World {
             return Vec::new();
         };
         match happening {
-            Happening::TemplateReady(generation, life) => {
-                self.template_ready(now, generation, life)
-            }
+            Happening::TemplateReady(generation, life) => self.template_ready(now, generation, life),
             Happening::TemplateFails(generation, life) => {
                 let words = "preload failed".to_owned();
                 match self.is_life(generation, life) {
@@ -173,11 +168,7 @@ impl World {
     fn start_template(&mut self, now: Duration, generation: Generation) {
         self.count += 1;
         let life = self.count;
-        let template = Template {
-            life,
-            ready: false,
-            stuck: self.trouble(6),
-        };
+        let template = Template { life, ready: false, stuck: self.trouble(6) };
         self.templates.insert(generation, template);
         let then = now + MS * (1 + self.random.below(300));
         if self.trouble(15) {
@@ -195,11 +186,7 @@ impl World {
             _ => return Vec::new(),
         }
         if self.trouble(35) {
-            let longest = if self.random.below(2) == 0 {
-                900
-            } else {
-                20_000
-            };
+            let longest = if self.random.below(2) == 0 { 900 } else { 20_000 };
             let then = now + MS * self.random.below(longest);
             self.plan(then, Happening::TemplateDies(generation, life));
         }
@@ -346,10 +333,7 @@ impl World {
             0 => Event::WorkerReady { id },
             1 => Event::WorkerForked { id, pid: 1 },
             2 => Event::WorkerExited { id, exit, words },
-            3 => Event::WorkerFailed {
-                id,
-                cause: StartFailure::TimedOut,
-            },
+            3 => Event::WorkerFailed { id, cause: StartFailure::TimedOut },
             _ => return,
         };
         let then = now + MS * self.random.below(2_000);
@@ -357,9 +341,7 @@ impl World {
     }
 
     fn is_life(&self, generation: Generation, life: u64) -> bool {
-        self.templates
-            .get(&generation)
-            .is_some_and(|template| template.life == life)
+        self.templates.get(&generation).is_some_and(|template| template.life == life)
     }
 
     /// Whether something goes wrong that does so in so many of a hundred cases.

@@ -45,19 +45,12 @@ fn a_worker_that_refuses_at_first_boot_ends_the_server_with_its_words_once_all_a
     bench.refuses(2, "the database said no");
     assert_eq!(
         bench.asked(),
-        [
-            Action::CloseListeners,
-            kill(1, KillReason::BootFailed),
-            kill(2, KillReason::BootFailed)
-        ]
+        [Action::CloseListeners, kill(1, KillReason::BootFailed), kill(2, KillReason::BootFailed)]
     );
     bench.exits(1, Exit::Signal(9));
     assert_eq!(bench.asked(), []);
     bench.exits(2, Exit::Code(1));
-    assert_eq!(
-        bench.asked(),
-        [close(1), boot_failed("the database said no")]
-    );
+    assert_eq!(bench.asked(), [close(1), boot_failed("the database said no")]);
 }
 
 #[test]
@@ -86,10 +79,7 @@ fn a_worker_that_is_never_ready_at_first_boot_ends_the_server() {
     bench.forked(1);
     bench.take();
     bench.wait(30 * SECOND);
-    assert_eq!(
-        bench.asked(),
-        [kill(1, KillReason::NotReady), Action::CloseListeners]
-    );
+    assert_eq!(bench.asked(), [kill(1, KillReason::NotReady), Action::CloseListeners]);
     bench.exits(1, Exit::Signal(9));
     let words = "the worker of slot 0 was not ready within 30s";
     assert_eq!(bench.asked(), [close(1), boot_failed(words)]);
@@ -101,14 +91,7 @@ fn a_preload_that_fails_at_first_boot_ends_the_server_with_its_words() {
     bench.tell(Event::Boot);
     bench.take();
     bench.template_fails(1, "no such index");
-    assert_eq!(
-        bench.asked(),
-        [
-            close(1),
-            Action::CloseListeners,
-            boot_failed("no such index")
-        ]
-    );
+    assert_eq!(bench.asked(), [close(1), Action::CloseListeners, boot_failed("no such index")]);
 }
 
 #[test]
@@ -118,8 +101,5 @@ fn a_preload_that_hangs_at_first_boot_ends_the_server() {
     bench.take();
     bench.wait(120 * SECOND);
     let words = "the template did not end its preload within 120s";
-    assert_eq!(
-        bench.asked(),
-        [close(1), Action::CloseListeners, boot_failed(words)]
-    );
+    assert_eq!(bench.asked(), [close(1), Action::CloseListeners, boot_failed(words)]);
 }

@@ -22,19 +22,11 @@ struct Bench {
 
 impl Bench {
     fn new(workers: u32) -> Self {
-        Self::with(Policy {
-            workers,
-            max_workers: 4,
-            ..Policy::default()
-        })
+        Self::with(Policy { workers, max_workers: 4, ..Policy::default() })
     }
 
     fn with(policy: Policy) -> Self {
-        Self {
-            supervisor: Supervisor::new(policy, 1),
-            now: Duration::ZERO,
-            actions: Vec::new(),
-        }
+        Self { supervisor: Supervisor::new(policy, 1), now: Duration::ZERO, actions: Vec::new() }
     }
 
     /// Booted, with all workers ready for a minute; worker ids are 1 to `workers`, in the order of slots.
@@ -77,24 +69,15 @@ impl Bench {
     }
 
     fn template_fails(&mut self, generation: u32, words: &str) {
-        self.tell(Event::TemplateFailed {
-            generation: Generation(generation),
-            words: words.into(),
-        });
+        self.tell(Event::TemplateFailed { generation: Generation(generation), words: words.into() });
     }
 
     fn template_dies(&mut self, generation: u32) {
-        self.tell(Event::TemplateDied {
-            generation: Generation(generation),
-            words: "killed by signal 9".into(),
-        });
+        self.tell(Event::TemplateDied { generation: Generation(generation), words: "killed by signal 9".into() });
     }
 
     fn forked(&mut self, id: u64) {
-        self.tell(Event::WorkerForked {
-            id: WorkerId(id),
-            pid: 1000 + id as i32,
-        });
+        self.tell(Event::WorkerForked { id: WorkerId(id), pid: 1000 + id as i32 });
     }
 
     fn ready(&mut self, id: u64) {
@@ -104,29 +87,15 @@ impl Bench {
 
     fn refuses(&mut self, id: u64, words: &str) {
         self.forked(id);
-        self.tell(Event::WorkerFailed {
-            id: WorkerId(id),
-            cause: StartFailure::Refused {
-                words: words.into(),
-            },
-        });
+        self.tell(Event::WorkerFailed { id: WorkerId(id), cause: StartFailure::Refused { words: words.into() } });
     }
 
     fn fork_refused(&mut self, id: u64) {
-        self.tell(Event::WorkerFailed {
-            id: WorkerId(id),
-            cause: StartFailure::Resource {
-                words: "EAGAIN".into(),
-            },
-        });
+        self.tell(Event::WorkerFailed { id: WorkerId(id), cause: StartFailure::Resource { words: "EAGAIN".into() } });
     }
 
     fn exits(&mut self, id: u64, exit: Exit) {
-        self.tell(Event::WorkerExited {
-            id: WorkerId(id),
-            exit,
-            words: None,
-        });
+        self.tell(Event::WorkerExited { id: WorkerId(id), exit, words: None });
     }
 
     fn take(&mut self) -> Vec<Action> {
@@ -142,30 +111,20 @@ impl Bench {
 
     fn state(&self, id: u64) -> Option<WorkerState> {
         let mut workers = self.supervisor.workers();
-        workers
-            .find(|(worker, _)| worker.id == WorkerId(id))
-            .map(|(_, state)| state)
+        workers.find(|(worker, _)| worker.id == WorkerId(id)).map(|(_, state)| state)
     }
 }
 
 fn start(generation: u32) -> Action {
-    Action::StartTemplate {
-        generation: Generation(generation),
-    }
+    Action::StartTemplate { generation: Generation(generation) }
 }
 
 fn close(generation: u32) -> Action {
-    Action::CloseTemplate {
-        generation: Generation(generation),
-    }
+    Action::CloseTemplate { generation: Generation(generation) }
 }
 
 fn fork(id: u64, slot: u32, generation: u32) -> Action {
-    Action::Fork {
-        id: WorkerId(id),
-        slot: Slot(slot),
-        generation: Generation(generation),
-    }
+    Action::Fork { id: WorkerId(id), slot: Slot(slot), generation: Generation(generation) }
 }
 
 fn drain(id: u64) -> Action {
@@ -178,9 +137,7 @@ fn kill(id: u64, why: KillReason) -> Action {
 }
 
 fn boot_failed(words: &str) -> Action {
-    Action::Leave(Outcome::BootFailed {
-        words: words.into(),
-    })
+    Action::Leave(Outcome::BootFailed { words: words.into() })
 }
 
 fn reload_failed(actions: &[Action]) -> Option<&str> {

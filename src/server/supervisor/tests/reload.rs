@@ -25,11 +25,7 @@ fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
 
 #[test]
 fn the_surge_is_as_wide_as_allowed() {
-    let mut bench = Bench::with(Policy {
-        workers: 3,
-        max_surge: 2,
-        ..Policy::default()
-    });
+    let mut bench = Bench::with(Policy { workers: 3, max_surge: 2, ..Policy::default() });
     bench.tell(Event::Boot);
     bench.template_ready(1);
     (1..=3).for_each(|id| bench.ready(id));
@@ -53,11 +49,7 @@ fn a_new_template_that_fails_leaves_the_old_generation_as_it_is_and_says_why() {
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
     assert_eq!(bench.supervisor.generation(), Generation(1));
     bench.exits(1, Exit::Signal(9));
-    assert_eq!(
-        bench.asked(),
-        [fork(3, 0, 1)],
-        "the old template is still there"
-    );
+    assert_eq!(bench.asked(), [fork(3, 0, 1)], "the old template is still there");
 }
 
 #[test]
@@ -72,10 +64,7 @@ fn a_roll_that_fails_half_way_goes_back_to_the_old_generation_and_loses_no_seat(
     let actions = bench.take();
     assert_eq!(reload_failed(&actions), Some("no such table"));
     assert!(actions.contains(&fork(5, 0, 1)));
-    assert!(
-        !actions.contains(&drain(3)),
-        "it serves until its successor is ready"
-    );
+    assert!(!actions.contains(&drain(3)), "it serves until its successor is ready");
     bench.ready(5);
     assert_eq!(bench.asked(), [drain(3)]);
     bench.exits(4, Exit::Code(1));
@@ -175,11 +164,7 @@ fn a_reload_may_overtake_the_withdrawal_of_the_one_before() {
     bench.signal(Signal::Reload);
     bench.take();
     bench.template_ready(3);
-    assert_eq!(
-        bench.asked(),
-        [drain(5), fork(6, 0, 3)],
-        "the way back is left for the way on"
-    );
+    assert_eq!(bench.asked(), [drain(5), fork(6, 0, 3)], "the way back is left for the way on");
     bench.ready(6);
     assert_eq!(bench.asked(), [drain(3), fork(7, 1, 3)]);
     bench.ready(7);

@@ -1,6 +1,7 @@
 //! Workers and templates that die while the server serves; more of them, fewer, none.
 
 use super::*;
+use crate::server::supervisor::policy::Backoff;
 
 #[test]
 fn a_worker_that_served_well_is_replaced_in_the_same_step() {
@@ -29,11 +30,7 @@ fn a_worker_that_keeps_dying_young_waits_longer_each_time_and_holds_up_nobody_el
         assert_eq!(bench.asked(), [fork(id + 1, 0, 1)]);
     }
     bench.exits(2, Exit::Signal(9));
-    assert_eq!(
-        bench.asked(),
-        [fork(11, 1, 1)],
-        "the other slot is not delayed"
-    );
+    assert_eq!(bench.asked(), [fork(11, 1, 1)], "the other slot is not delayed");
 }
 
 #[test]
@@ -107,10 +104,7 @@ fn a_template_that_no_longer_forks_is_replaced() {
     bench.exits(1, Exit::Signal(9));
     bench.take();
     bench.wait(30 * SECOND);
-    assert_eq!(
-        bench.asked(),
-        [close(1), kill(3, KillReason::TemplateLost), start(1)]
-    );
+    assert_eq!(bench.asked(), [close(1), kill(3, KillReason::TemplateLost), start(1)]);
     assert_eq!(bench.state(2), Some(WorkerState::Ready));
 }
 
@@ -178,14 +172,8 @@ fn readiness_may_be_heard_before_the_fork() {
 
 #[test]
 fn no_delay_exceeds_its_cap_by_more_than_jitter() {
-    let mut bench = Bench::with(Policy {
-        workers: 1,
-        backoff: Backoff {
-            cap: SECOND,
-            ..Backoff::default()
-        },
-        ..Policy::default()
-    });
+    let mut bench =
+        Bench::with(Policy { workers: 1, backoff: Backoff { cap: SECOND, ..Backoff::default() }, ..Policy::default() });
     bench.tell(Event::Boot);
     bench.template_ready(1);
     for id in 1..50 {
@@ -213,10 +201,7 @@ fn a_template_that_dies_while_the_workers_are_drained_is_there_when_they_are_wan
 
 #[test]
 fn a_thousand_workers_cost_each_event_little() {
-    let mut bench = Bench::with(Policy {
-        workers: 1000,
-        ..Policy::default()
-    });
+    let mut bench = Bench::with(Policy { workers: 1000, ..Policy::default() });
     bench.tell(Event::Boot);
     bench.template_ready(1);
     let begun = std::time::Instant::now();

@@ -44,14 +44,7 @@ fn a_stop_works_while_booting() {
     bench.tell(Event::Boot);
     bench.take();
     bench.signal(Signal::Stop);
-    assert_eq!(
-        bench.asked(),
-        [
-            Action::CloseListeners,
-            close(1),
-            Action::Leave(Outcome::Stopped)
-        ]
-    );
+    assert_eq!(bench.asked(), [Action::CloseListeners, close(1), Action::Leave(Outcome::Stopped)]);
 }
 
 #[test]
@@ -65,10 +58,7 @@ fn a_stop_works_while_rolling() {
     assert_eq!(bench.asked(), [Action::CloseListeners, drain(1), drain(2)]);
     bench.exits(2, Exit::Clean);
     bench.exits(1, Exit::Clean);
-    assert_eq!(
-        bench.asked(),
-        [close(2), close(1), Action::Leave(Outcome::Stopped)]
-    );
+    assert_eq!(bench.asked(), [close(2), close(1), Action::Leave(Outcome::Stopped)]);
 }
 
 #[test]
