@@ -20,9 +20,14 @@ impl Acceptor {
     /// Takes a listening socket that is known in logs by `address`, and makes it non-blocking.
     ///
     /// # Errors
-    /// Those of getsockopt(2), setsockopt(2) and fcntl(2): the descriptor is no socket.
+    /// `InvalidInput` for a socket that does not listen; those of getsockopt(2), setsockopt(2) and
+    /// fcntl(2) for what is no socket at all.
     pub fn from_fd(socket: OwnedFd, address: String) -> io::Result<Self> {
         let options = SockRef::from(&socket);
+        if !options.is_listener()? {
+            let words = format!("the socket of {address} does not listen");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         options.set_nonblocking(true)?;
         if matches!(options.domain()?, Domain::IPV4 | Domain::IPV6) {
             // On Linux an accepted socket inherits this, so it costs no call per connection. Without
@@ -68,9 +73,7 @@ fn is_about_one_connection(error: Errno) -> bool {
             | Errno::EHOSTDOWN
             | Errno::ENONET
             | Errno::EHOSTUNREACH
-            | Errno::EOPNOTSUPP
             | Errno::ENETUNREACH
-            | Errno::EPERM
     )
 }
 

@@ -164,3 +164,10 @@ fn an_accepted_tcp_connection_knows_its_peer_and_sends_without_delay() {
     assert!(SockRef::from(&conn).tcp_nodelay().unwrap());
     assert_eq!(conn_pair().0.peer(), Peer::Unix);
 }
+
+#[test]
+fn a_socket_that_does_not_listen_is_no_acceptor() {
+    let (conn, _client) = conn_pair();
+    let error = Acceptor::from_fd(conn.socket, "fd:3".to_owned()).unwrap_err();
+    assert_eq!(error.to_string(), "the socket of fd:3 does not listen");
+}

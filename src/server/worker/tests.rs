@@ -2,11 +2,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use socket2::SockRef;
 
 use super::*;
@@ -96,7 +99,10 @@ impl TestWorker {
     }
 
     fn client(&self) -> Client<TcpStream> {
-        Client::new(TcpStream::connect(&self.address).unwrap())
+        let socket = TcpStream::connect(&self.address).unwrap();
+        // Pieces go out as they are sent, rather than with the next ACK.
+        socket.set_nodelay(true).unwrap();
+        Client::new(socket)
     }
 
     fn record(&self) -> Snapshot {
@@ -194,6 +200,36 @@ fn pipelined_requests_are_answered_in_order() {
         assert_eq!(&client.line(), line);
     }
     sending.join().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn answers_do_not_depend_on_how_the_bytes_arrive(
+        lines in vec("[a-z]{0,70}", 1..60),
+        pieces in vec(1..200usize, 1..20),
+    ) {
+        // Some lines mean something to the service.
+        let lines: Vec<String> = lines.iter().map(|line| format!("-{line}\n")).collect();
+        let worker = TestWorker::start(config());
+        let mut client = worker.client();
+        let (all, mut sent) = (lines.concat(), 0);
+        for piece in pieces.iter().cycle() {
+            let end = all.len().min(sent + piece);
+            client.send(&all[sent..end]);
+            sent = end;
+            if sent == all.len() {
+                break;
+            }
+        }
+        for line in &lines {
+            prop_assert_eq!(&client.line(), line);
+        }
+        worker.ask_to_drain();
+        client.sees_the_end();
+        worker.ends_well();
+    }
 }
 
 #[test]
@@ -369,6 +405,47 @@ fn an_accepted_connection_that_stays_silent_ends_the_drain_late_but_surely() {
     worker.ask_to_drain();
     silent.sees_the_end();
     worker.ends_well();
+}
+
+/// One worker after the other, as in a reload, while clients come without pause.
+#[test]
+fn nobody_is_lost_or_forgotten_while_workers_are_replaced() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let worker = || {
+        let shared = listener.try_clone().unwrap();
+        let acceptor = Acceptor::from_fd(shared.into(), address.to_string()).unwrap();
+        spawn(acceptor, config(), &Board::new(1).unwrap())
+    };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients = [(); 4].map(|()| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let socket = TcpStream::connect(address).unwrap();
+                    // One that nobody was woken for would wait for ever.
+                    socket
+                        .set_read_timeout(Some(Duration::from_secs(20)))
+                        .unwrap();
+                    let answer = Client::new(socket).ask("close");
+                    assert!(answer.starts_with("close"), "{answer}");
+                }
+            })
+        });
+        let mut old = worker();
+        for _ in 0..100 {
+            let new = worker();
+            let (mut master, thread) = mem::replace(&mut old, new);
+            master.write_all(b"d").unwrap();
+            thread.join().unwrap().unwrap();
+        }
+        // The last worker goes when its master's end does: not before the clients have ended.
+        done.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().unwrap();
+        }
+        drop(old);
+    });
 }
 
 #[test]
