@@ -424,9 +424,7 @@ fn nobody_is_lost_or_forgotten_while_workers_are_replaced() {
                 while !done.load(Ordering::Relaxed) {
                     let socket = TcpStream::connect(address).unwrap();
                     // One that nobody was woken for would wait for ever.
-                    socket
-                        .set_read_timeout(Some(Duration::from_secs(20)))
-                        .unwrap();
+                    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                     let answer = Client::new(socket).ask("close");
                     assert!(answer.starts_with("close"), "{answer}");
                 }
