@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -12,11 +12,10 @@ use slog::{Logger, o};
 use super::acceptor::Acceptor;
 use super::config::{LogFormat, LogLevel, ServiceName};
 use super::drain::MasterLink;
-use super::message::{FromWorker, ToWorker};
 use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
-use crate::proc::{CallCx, Channel, Received, Registry, RunCx};
+use crate::proc::{CallCx, Channel, Registry, RunCx};
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -109,8 +108,8 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let addresses = config.listeners.iter().cloned();
     let acceptors = fds.into_iter().zip(addresses).map(|(fd, address)| Acceptor::from_fd(fd, address));
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
-    let link = Link(Channel::new(cx.socket));
-    let cx = WorkerCx::new(acceptors, config, birth, Box::new(link), record, log)?;
+    let link = MasterLink::new(Channel::new(cx.socket));
+    let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
     S::start(preloaded, &cx)?.run(cx)
 }
 
@@ -118,27 +117,5 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
 fn set_process_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
         let _ = nix::sys::prctl::set_name(&name);
-    }
-}
-
-/// The worker's end of its socket.
-struct Link(Channel<FromWorker, ToWorker>);
-
-impl MasterLink for Link {
-    fn ready(&self) -> io::Result<()> {
-        self.0.send(&FromWorker::Ready, Vec::new())
-    }
-
-    fn poll_drain(&self) -> bool {
-        match self.0.try_recv() {
-            Ok(Received::Empty) => false,
-            Ok(Received::Message { message: ToWorker::Drain, .. } | Received::Eof) => true,
-            // A conversation that makes no sense is as good as none.
-            Err(_) => true,
-        }
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
