@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slog::{Logger, o};
@@ -63,7 +64,8 @@ pub(crate) fn host_as<S: Service>(registry: Registry, name: ServiceName, logger:
         .run(worker_entry(name), move |cx| work::<S>(cx, &preloaded, logger))
 }
 
-/// The entry point that the template calls once. Its argument is the [generation](super::Generation).
+/// The entry point that the template calls once. Its arguments are the [generation](super::Generation) and the
+/// master's pid.
 pub(crate) fn preload_entry(name: ServiceName) -> String {
     format!("{name}::preload")
 }
@@ -87,6 +89,7 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
 fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
     set_process_name(&format!("hatch-tmpl g{generation}"));
+    end_with_parent(decode(cx.args, 1)?)?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
     let built: &'static S::Preload = Box::leak(Box::new(built));
@@ -98,6 +101,8 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
     set_process_name(&format!("hatch-w{} g{}", birth.slot, birth.generation));
+    // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
+    end_with_parent(nix::unistd::getppid().as_raw())?;
     let pid = std::process::id();
     let log = logger(config.log_format, config.log_level)
         .new(o!("slot" => birth.slot.0, "pid" => pid, "generation" => birth.generation.0));
@@ -110,7 +115,17 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
     let link = MasterLink::new(Channel::new(cx.socket));
     let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
-    S::start(preloaded, &cx)?.run(cx)
+    let service = S::start(preloaded, &cx)?;
+    nix::sys::prctl::set_pdeathsig(None)?;
+    service.run(cx)
+}
+
+/// From here on the end of the parent is the end of this process, whatever it hangs in (PR_SET_PDEATHSIG).
+///
+/// A template's parent is the thread that runs the master, which lasts as long as the server.
+fn end_with_parent(parent: i32) -> Result<(), BoxError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err("the parent has ended already".into()) }
 }
 
 /// What `ps` and `top` show. It is a convenience: nothing depends on it.

@@ -92,7 +92,8 @@ impl Effects {
         }
         template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
         template.send_arg(encode(&self.worker_config())?)?;
-        template.call(&preload_entry(self.config.service), [encode(&id.generation)?])?;
+        let arguments = [encode(&id.generation)?, encode(&nix::unistd::getpid().as_raw())?];
+        template.call(&preload_entry(self.config.service), arguments)?;
         let events = self.events.clone();
         template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
         let events = self.events.clone();
