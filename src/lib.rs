@@ -30,3 +30,8 @@ pub use cli::serve;
 pub fn init(registry: &proc::Registry) {
     proc::initialise(registry);
 }
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
