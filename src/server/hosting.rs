@@ -17,6 +17,7 @@ use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use crate::proc::{CallCx, Channel, Registry, RunCx};
+use crate::sys::title;
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -88,7 +89,7 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
 
 fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
-    set_process_name(&format!("hatch-tmpl g{generation}"));
+    title::set(&format!("hatch-tmpl g{generation}"), &format!("hatchery: template, generation {generation}"));
     end_with_parent(decode(cx.args, 1)?)?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
@@ -100,7 +101,8 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let config: WorkerConfig = decode(&cx.args, 0)?;
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
-    set_process_name(&format!("hatch-w{} g{}", birth.slot, birth.generation));
+    let WorkerBirth { slot, generation, .. } = birth;
+    title::set(&format!("hatch-w{slot} g{generation}"), &format!("hatchery: worker {slot}, generation {generation}"));
     // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
     end_with_parent(nix::unistd::getppid().as_raw())?;
     let pid = std::process::id();
@@ -126,11 +128,4 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
 fn end_with_parent(parent: i32) -> Result<(), BoxError> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err("the parent has ended already".into()) }
-}
-
-/// What `ps` and `top` show. It is a convenience: nothing depends on it.
-fn set_process_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = nix::sys::prctl::set_name(&name);
-    }
 }
