@@ -1,7 +1,6 @@
 //! Pre-fork multi-process servers, and the typed process layer beneath them.
 //!
-//! The folders are layers; each imports only those above it in this list:
-//! [`sys`], [`proc`], [`server`], [`cli`].
+//! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`server`], `cli`.
 
 mod sys;
 
@@ -10,6 +9,9 @@ pub mod server;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+#[cfg(feature = "cli")]
+pub use cli::serve;
 
 /// Makes this process a template if it was spawned as one, and returns in every other process.
 ///
@@ -28,3 +30,8 @@ pub mod cli;
 pub fn init(registry: &proc::Registry) {
     proc::initialise(registry);
 }
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

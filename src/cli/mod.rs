@@ -1,8 +1,163 @@
-//! The `hatchery` command.
+//! The `hatchery` command, and the same flags for a program's own server.
+//!
+//! Arguments are read as written (`args`), resolved (`raw`), and then either shown (`--check-config`)
+//! or run. Every way out is an [`Exit`].
 
+mod args;
+mod exit;
+mod raw;
+mod show;
+
+use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
+
+use slog::{Logger, crit};
+
+pub use exit::Exit;
+
+use crate::proc::{Registry, words_of};
+use crate::server::services::{Echo, Hello};
+use crate::server::{self, Config, RunError, Service, ServiceName, host, host_as, resolves, stderr_logger};
 
 /// Runs the `hatchery` command on this process's arguments.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let registry = host_as::<Hello>(Registry::new(), ServiceName::Hello, stderr_logger);
+    crate::init(&host_as::<Echo>(registry, ServiceName::Echo, stderr_logger));
+    enter(Front::Hatchery, std::env::args_os().collect(), run).into()
 }
+
+/// Runs a program's own service with every flag of `hatchery serve`: all of a server's `main`.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+///
+/// struct Shout;
+///
+/// impl Service for Shout {
+///     type Preload = ();
+///     fn preload(_: &PreloadCx) -> Result<()> { Ok(()) }
+///     fn start(_: &'static (), _: &WorkerCx) -> Result<Shout> { Ok(Shout) }
+///     fn serve(&mut self, conn: &mut Conn, _: &mut RequestCx) -> Result<Next> {
+///         let Some(line) = conn.read_line(4096)? else { return Ok(Next::Close) };
+///         writeln!(conn, "{}", line.to_uppercase())?;
+///         Ok(Next::Park)
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     hatchery::serve::<Shout>()
+/// }
+/// ```
+pub fn serve<S: Service>() -> ExitCode {
+    crate::init(&host::<S>(Registry::new(), stderr_logger));
+    enter(Front::OwnServer, std::env::args_os().collect(), run).into()
+}
+
+/// Runs the server; how it ended is the exit.
+fn run(config: Config, log: Logger) -> Exit {
+    match server::run(config, log.clone()) {
+        Ok(()) => Exit::CleanStop,
+        Err(error) => {
+            crit!(log, "cannot serve"; "why" => words_of(&error));
+            match error {
+                RunError::Master { .. } => Exit::Failure,
+                _ => Exit::CannotBoot,
+            }
+        }
+    }
+}
+
+/// Whose flags are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Front {
+    /// `hatchery`, with its commands and shipped services.
+    Hatchery,
+    /// A program that serves a service of its own.
+    OwnServer,
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// The configuration, resolved.
+    pub(crate) config: Config,
+    /// Only show the configuration.
+    pub(crate) check_config: bool,
+}
+
+/// Why nothing is run: help was asked for, or a flag or value is wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRun {
+    /// Help and version, which are as asked, or wrong flags.
+    #[error("{0}")]
+    Flags(clap::Error),
+    /// A value that is wrong.
+    #[error("error: {0}\n\nFor more information, try '--help'.\n")]
+    Value(raw::ConfigError),
+}
+
+/// Reads and resolves the arguments, the first of which is the program's name.
+pub(crate) fn parse(front: Front, arguments: Vec<OsString>) -> Result<Invocation, NotRun> {
+    let (asked, service) = match front {
+        Front::Hatchery => (args::of_hatchery(arguments), ServiceName::Hello),
+        Front::OwnServer => (args::of_own_server(arguments), ServiceName::Own),
+    };
+    let asked = asked.map_err(NotRun::Flags)?;
+    let config = asked.raw.resolve(service).map_err(NotRun::Value)?;
+    Ok(Invocation { config, check_config: asked.check_config })
+}
+
+/// The way from arguments to exit: `run` is called with what they ask for, unless that is only shown.
+pub(crate) fn enter(front: Front, arguments: Vec<OsString>, run: impl FnOnce(Config, Logger) -> Exit) -> Exit {
+    match parse(front, arguments) {
+        Ok(Invocation { config, check_config: true }) => check(&config),
+        Ok(Invocation { config, check_config: false }) => {
+            let log = stderr_logger(config.log_format, config.log_level);
+            run(config, log)
+        }
+        Err(not_run) => not_run.tell(),
+    }
+}
+
+/// Shows the configuration. Names are resolved, for a name without an address could not be bound; nothing
+/// is bound, since a socket that listens takes real clients.
+fn check(config: &Config) -> Exit {
+    if write!(std::io::stdout(), "{}", show::Shown(config)).is_err() {
+        return Exit::Failure;
+    }
+    for address in &config.listen {
+        if let Err(error) = resolves(address) {
+            say(format_args!("error: {error}\n"));
+            return Exit::CannotBoot;
+        }
+    }
+    Exit::CleanStop
+}
+
+impl NotRun {
+    fn exit(&self) -> Exit {
+        match self {
+            NotRun::Flags(shown) if !shown.use_stderr() => Exit::CleanStop,
+            _ => Exit::Usage,
+        }
+    }
+
+    fn tell(&self) -> Exit {
+        match self {
+            NotRun::Flags(error) if error.print().is_err() => return Exit::Failure,
+            NotRun::Flags(_) => {}
+            NotRun::Value(_) => say(format_args!("{self}")),
+        }
+        self.exit()
+    }
+}
+
+/// To stderr; whoever closed it does not want to know.
+fn say(words: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(words);
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,18 +21,18 @@
 //! const struct hatchery_table *hatchery_entry_points(void);
 //! ```
 
+pub(crate) mod caught;
 mod channel;
 mod children;
 mod error;
 mod exec_command;
 mod exit;
 mod failure;
-mod hub;
+pub(crate) mod hub;
 mod message;
 mod node;
 mod obituary;
 mod outbox;
-mod panic_words;
 mod process;
 mod registry;
 mod running;
@@ -49,4 +49,5 @@ pub use registry::{BoxError, CallCx, Registry, RunCx};
 pub use running::Running;
 pub use template::Template;
 
+pub(crate) use failure::words_of;
 pub(crate) use template::initialise;

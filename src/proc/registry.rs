@@ -1,12 +1,10 @@
 //! Entry points: functions that can be called in a process, or take it over, by name.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::panic::{self, AssertUnwindSafe};
 
+use super::caught::catch;
 use super::failure::{Failure, words_of};
-use super::panic_words;
 use crate::sys::plugin::ForeignEntry;
 
 /// Any error of an entry point; its text and its sources reach the master.
@@ -159,10 +157,10 @@ impl<'r> EntryPoints<'r> {
 
     pub(crate) fn call(&self, name: &str, cx: &mut CallCx<'_>) -> Result<(), Failure> {
         if let Some(Entry::Call(function)) = self.registry.entries.get(name) {
-            return match guarded(|| function(cx)) {
+            return match catch(|| function(cx)) {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(returned(name, &error)),
-                Err(words) => Err(Failure::Panicked { name: name.to_owned(), words }),
+                Err(panic) => Err(Failure::Panicked { name: name.to_owned(), words: panic.to_string() }),
             };
         }
         let foreign = self.loaded.iter().rev().find(|entry| entry.name == name);
@@ -184,10 +182,10 @@ impl<'r> EntryPoints<'r> {
 
     pub(crate) fn run(&self, name: &str, cx: RunCx) -> RunEnd {
         if let Some(Entry::Run(function)) = self.registry.entries.get(name) {
-            return match guarded(|| function(cx)) {
+            return match catch(|| function(cx)) {
                 Ok(Ok(())) => RunEnd::Code(0),
                 Ok(Err(error)) => RunEnd::Failed(returned(name, &error)),
-                Err(words) => RunEnd::Failed(Failure::Panicked { name: name.to_owned(), words }),
+                Err(panic) => RunEnd::Failed(Failure::Panicked { name: name.to_owned(), words: panic.to_string() }),
             };
         }
         let foreign = self.loaded.iter().rev().find(|entry| entry.name == name && entry.is_run());
@@ -208,11 +206,4 @@ impl<'r> EntryPoints<'r> {
 
 fn returned(name: &str, error: &BoxError) -> Failure {
     Failure::Returned { name: name.to_owned(), words: words_of(error.as_ref()) }
-}
-
-/// Runs user code; a panic becomes its words.
-fn guarded<T>(code: impl FnOnce() -> T) -> Result<T, String> {
-    // What the code leaves half done is either dropped here or belongs to a process that is told of the failure.
-    panic::catch_unwind(AssertUnwindSafe(code))
-        .map_err(|payload: Box<dyn Any + Send>| panic_words::take(payload.as_ref()))
 }

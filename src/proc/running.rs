@@ -80,10 +80,19 @@ impl Running {
         self.node.exit_now()
     }
 
+    /// Calls `callback` once with the process's pid when it is born. From then on neither [`pid`](Running::pid) nor
+    /// [`socket`](Running::socket) of a process that was only forked, given arguments and run has to wait.
+    ///
+    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    pub fn on_birth(&self, callback: impl FnOnce(i32) + Send + 'static) {
+        self.node.on_birth(Box::new(callback));
+    }
+
     /// Calls `callback` once with the process's end, or with the reason why it was never born.
     ///
     /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
         self.node.on_exit(Box::new(callback));
+        self.node.live_until_end();
     }
 }

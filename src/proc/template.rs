@@ -11,7 +11,7 @@ use super::error::Error;
 use super::exit::Exit;
 use super::hub::Hub;
 use super::node::Node;
-use super::process::{Args, Process, push_call, push_load};
+use super::process::{Args, Process, clone_pidfd, push_call, push_load};
 use super::registry::Registry;
 use super::waiting;
 use crate::sys::fork::{self, Fork, Refused};
@@ -100,7 +100,7 @@ impl Template {
         Template::start(&image, path.as_os_str().to_owned())
     }
 
-    fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+    pub(crate) fn start(image: &Image, program: OsString) -> Result<Template, Error> {
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         let mut title = program.clone();
         title.push(": template");
@@ -220,6 +220,16 @@ impl Template {
         Ok(self)
     }
 
+    /// Calls `callback` once every instruction so far was carried out, or one has failed, or the template has ended.
+    ///
+    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    ///
+    /// # Errors
+    /// The template has ended; then `callback` may be called or not.
+    pub fn on_sync(&mut self, callback: impl FnOnce(Result<(), Error>) + Send + 'static) -> Result<(), Error> {
+        self.node.on_sync(Box::new(callback))
+    }
+
     /// The template's process id; waits until it is born.
     ///
     /// # Errors
@@ -233,7 +243,23 @@ impl Template {
         self.node.exit_now()
     }
 
-    /// Calls `callback` once with the template's end.
+    /// A descriptor of exactly this process (pidfd_open(2)): readable once it has ended.
+    ///
+    /// # Errors
+    /// The template was not born or is known to have ended; EMFILE.
+    pub fn pidfd(&self) -> Result<OwnedFd, Error> {
+        clone_pidfd(&self.node)
+    }
+
+    /// Sends a signal (signal(7)) to exactly this process. One that has ended is no error.
+    ///
+    /// # Errors
+    /// It was not born; EPERM, if it runs as another user; EINVAL, if there is no such signal.
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        self.node.kill(signal)
+    }
+
+    /// Calls `callback` once with the template's end, if that comes while the handle lives.
     ///
     /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {

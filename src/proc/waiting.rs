@@ -18,7 +18,6 @@ use super::exec_command;
 use super::failure::Failure;
 use super::message::{Blob, Command, Frame, Report, Ticket};
 use super::obituary;
-use super::panic_words;
 use super::registry::{CallCx, EntryPoints, Registry, RunCx, RunEnd};
 use crate::sys::exec::{self, Plan};
 use crate::sys::fork::{self, Fork, Refused};
@@ -34,7 +33,6 @@ const ASK_AGAIN_MS: u8 = 5;
 
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
-    panic_words::keep();
     let mut process = Waiting {
         entries: EntryPoints::new(registry),
         control,

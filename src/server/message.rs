@@ -14,9 +14,4 @@ pub(crate) enum ToWorker {
 pub(crate) enum FromWorker {
     /// The service has started and the worker accepts connections.
     Ready,
-    /// The service refused to start; the worker leaves.
-    StartFailed {
-        /// The worker's own words: the error and what caused it.
-        words: String,
-    },
 }

@@ -1,6 +1,50 @@
 //! The pre-fork server: listeners, the user's service, workers and their supervision.
 
+mod acceptor;
+mod address;
+mod attend;
+mod bind_error;
+mod config;
+mod conn;
+mod deadline;
+mod drain;
+mod hosting;
 mod ids;
+mod input;
+mod listener;
+#[cfg(feature = "cli")]
+mod logging;
+mod master;
 mod message;
+mod parked;
+mod pid_file;
+mod scoreboard;
+mod service;
+pub mod services;
+mod socket_file;
+mod supervisor;
+#[cfg(test)]
+mod testing;
+mod worker;
+mod worker_config;
 
+pub use acceptor::Acceptor;
+pub use address::{
+    AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath, UNIX_NAME_MAX,
+};
+pub use bind_error::BindError;
+pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
+pub use conn::{Conn, Fill, Peer};
+#[cfg(feature = "cli")]
+pub(crate) use hosting::host_as;
+pub use hosting::{MakeLogger, host};
 pub use ids::{Generation, Slot, WorkerId};
+#[cfg(feature = "cli")]
+pub(crate) use listener::resolves;
+pub use listener::{BACKLOG, Listener};
+#[cfg(feature = "cli")]
+pub use logging::stderr_logger;
+pub use master::{RunError, run};
+pub use pid_file::PidFileError;
+pub use scoreboard::{LABEL_BYTES, Snapshot, WorkerState};
+pub use service::{BoxError, MissingArg, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};

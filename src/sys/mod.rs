@@ -3,14 +3,22 @@
 //! This is the only folder in which `unsafe` may stand; each block says why it is sound.
 #![allow(unsafe_code)]
 
+pub(crate) mod alarm;
+pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod inherited;
+pub(crate) mod kernel;
+pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod pidfd;
 pub(crate) mod plugin;
 pub(crate) mod seqpacket;
+pub(crate) mod shared;
 pub(crate) mod signals;
 pub(crate) mod spawn;
+pub(crate) mod stream;
 pub(crate) mod threads;
+pub(crate) mod title;
 pub(crate) mod wait;

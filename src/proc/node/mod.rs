@@ -37,6 +37,12 @@ pub(crate) struct Node {
 /// Called once: how the process ended, or why it never began.
 pub(crate) type OnExit = Box<dyn FnOnce(Result<Exit, Error>) + Send>;
 
+/// Called once, with the pid of the process that was born.
+pub(crate) type OnBirth = Box<dyn FnOnce(i32) + Send>;
+
+/// Called once, when everything before a sync has been carried out or has failed.
+pub(crate) type OnSync = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
 /// A born process: its pid, and a descriptor of exactly that process until its end is known.
 pub(crate) type Identity = (i32, Option<Arc<OwnedFd>>);
 
@@ -50,6 +56,7 @@ struct State {
     tickets: Ticket,
     children: HashMap<Ticket, Weak<Node>>,
     syncs: BTreeMap<Ticket, Result<(), Failure>>,
+    on_sync: HashMap<Ticket, OnSync>,
     handover: Handover,
     /// Another process forks it, and answers how that went or ends.
     has_parent: bool,
@@ -59,6 +66,7 @@ struct State {
     exit: Option<Exit>,
     /// The hub's watch over the pidfd.
     exit_watched: Option<Token>,
+    on_birth: Vec<OnBirth>,
     on_exit: Vec<OnExit>,
     /// A node that still has something to send lives on without handles …
     unsent: Option<Arc<Node>>,
@@ -196,6 +204,18 @@ impl Node {
         })
     }
 
+    /// Calls back once everything that was sent has been carried out, or one of it has failed, or the process is gone.
+    pub(crate) fn on_sync(self: &Arc<Self>, callback: OnSync) -> Result<(), Error> {
+        let operation = "carry out the instructions";
+        let ticket = {
+            let mut state = self.state();
+            let ticket = state.usable(operation)?.next_ticket();
+            state.on_sync.insert(ticket, callback);
+            ticket
+        };
+        self.push(operation, Command::Sync { ticket }, Vec::new())
+    }
+
     pub(crate) fn identity(&self, deadline: Option<Instant>) -> Result<Identity, Error> {
         let operation = "learn the process's pid";
         self.wait(operation, deadline, |state| match &state.birth {
@@ -258,7 +278,22 @@ impl Node {
         }
     }
 
+    /// Calls back once, when the process is born; never, if it is not.
+    pub(crate) fn on_birth(&self, callback: OnBirth) {
+        let mut state = self.state();
+        match state.birth {
+            Birth::Born((pid, _)) => {
+                drop(state);
+                callback(pid);
+            }
+            Birth::Awaited => state.on_birth.push(callback),
+            Birth::Failed(_) => {}
+        }
+    }
+
     /// Calls back once, on the hub's thread or, if the end is known already, at once.
+    ///
+    /// Somebody must hold the node until then: see [`Node::live_until_end`].
     pub(crate) fn on_exit(self: &Arc<Self>, callback: OnExit) {
         let mut state = self.state();
         match state.end() {
@@ -274,8 +309,15 @@ impl Node {
                     return callback(Err(error));
                 }
                 state.on_exit.push(callback);
-                state.awaited = Some(Arc::clone(self));
             }
+        }
+    }
+
+    /// Keeps the node, and with it the process that reports its end, until that end.
+    pub(crate) fn live_until_end(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.end().is_none() {
+            state.awaited = Some(Arc::clone(self));
         }
     }
 

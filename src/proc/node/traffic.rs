@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Birth, Handover, Identity, Link, Node, OnExit, State};
+use super::{Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnSync, State};
 use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
@@ -26,6 +26,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(5);
 /// What is to be done when no lock is held any more.
 #[derive(Default)]
 pub(super) struct Afterwards {
+    births: Vec<(OnBirth, i32)>,
+    syncs: Vec<(OnSync, Result<(), Error>)>,
     ends: Vec<(OnExit, Result<Exit, Error>)>,
     /// Nodes that nothing may hold any more: dropping one locks others.
     done_with: Vec<Arc<Node>>,
@@ -37,11 +39,22 @@ impl Afterwards {
     }
 
     pub(super) fn carry_out(self) {
+        for (callback, pid) in self.births {
+            call(|| callback(pid));
+        }
+        for (callback, outcome) in self.syncs {
+            call(|| callback(outcome));
+        }
         for (callback, end) in self.ends {
-            // A panic has been printed by its hook. It is the callback's own: the hub's thread goes on for all others.
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| callback(end)));
+            call(|| callback(end));
         }
     }
+}
+
+/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the hub's thread goes on
+/// for all others.
+fn call(callback: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
 impl Source for Node {
@@ -190,7 +203,7 @@ impl Node {
             Report::Forked { ticket, pid } => {
                 state.outbox.answered();
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
-                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd))),
+                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd)), after),
                     // Nobody could supervise it.
                     (Some(child), None) => {
                         state.children.remove(&ticket);
@@ -212,7 +225,10 @@ impl Node {
                     child.ended(&mut child.state(), &exit, after);
                 }
             }
-            Report::Synced { ticket, outcome } => drop(state.syncs.insert(ticket, outcome)),
+            Report::Synced { ticket, outcome } => match state.on_sync.remove(&ticket) {
+                Some(callback) => after.syncs.push((callback, outcome.map_err(Error::from))),
+                None => drop(state.syncs.insert(ticket, outcome)),
+            },
             Report::Identity { pid } => {
                 state.birth = match pidfd {
                     Some(pidfd) => Birth::Born((pid, Some(pidfd))),
@@ -227,9 +243,10 @@ impl Node {
         }
     }
 
-    fn born(&self, identity: Identity) {
+    fn born(&self, identity: Identity, after: &mut Afterwards) {
         let mut state = self.state();
         if matches!(state.birth, Birth::Awaited) {
+            after.births.extend(state.on_birth.drain(..).map(|callback| (callback, identity.0)));
             state.birth = Birth::Born(identity);
         }
         self.changed.notify_all();
@@ -253,6 +270,7 @@ impl Node {
             Link::Taken => Link::Taken,
             _ => Link::Closed,
         };
+        after.syncs.extend(state.on_sync.drain().map(|(_, callback)| (callback, Err(why.clone()))));
         for fork in state.outbox.abandon() {
             state.children.remove(&fork.ticket);
             fork.child.never_born(why, after);

@@ -1,0 +1,174 @@
+//! The flags: one definition, from which parsing and help come.
+//!
+//! Values stay as written here; what they mean, and whether they are right, is said in [`super::raw`].
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::exit::Exit;
+use super::raw::{Given, RawConfig};
+
+/// Pre-fork multi-process server: lean templates, supervised workers, nothing lost.
+///
+/// Without a command it runs `serve`, whose flags it takes; without flags it says hello on 127.0.0.1:8080.
+#[derive(Debug, Parser)]
+#[command(name = "hatchery", version, max_term_width = 100, after_help = Exit::table())]
+#[command(args_conflicts_with_subcommands = true)]
+struct Hatchery {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ShippedArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a server in the foreground until it is told to stop.
+    #[command(max_term_width = 100, after_help = Exit::table())]
+    Serve(ShippedArgs),
+}
+
+/// The flags of `hatchery serve`: those of every server, and the choice among the shipped services.
+#[derive(Debug, Args)]
+struct ShippedArgs {
+    /// The service to run: `hello` (HTTP) or `echo` (lines) [default: hello]
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+
+    /// Adds routes under /fault/ to `hello` that sleep, crash, leak and so on, for tests
+    #[arg(long)]
+    faults: bool,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// A program's own server, which has every flag of `hatchery serve` but those for the shipped services.
+#[derive(Debug, Parser)]
+#[command(max_term_width = 100, after_help = Exit::table())]
+struct OwnServer {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// The flags of every server.
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Where to listen; may be given several times: 127.0.0.1:8080, [::1]:8080, tcp:HOST:PORT (the
+    /// first of the host's addresses that binds), unix:/path, unix:@abstract or fd:N. Port 0 lets the
+    /// kernel choose [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+
+    /// How many workers to run, 1 to 4096 [default: twice the CPUs, at least 4]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    workers: Option<String>,
+
+    /// An argument for the service; may be given several times, with a different key each time
+    #[arg(long = "arg", value_name = "KEY=VALUE", allow_hyphen_values = true)]
+    args: Vec<String>,
+
+    /// How long a request may take from its first byte, with a unit: 500ms, 30s, 2m; 1ms to 1day, or
+    /// `off` (also `0`) for no limit [default: 30s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    request_timeout: Option<String>,
+
+    /// How long an open connection may stay idle between two requests, with a unit; 1ms to 1day, or
+    /// `off` (also `0`) for no limit [default: 60s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    idle_timeout: Option<String>,
+
+    /// How long a graceful stop waits for requests in hand before it kills their workers, with a
+    /// unit; up to 1day, and 0s kills at once [default: 30s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    graceful_timeout: Option<String>,
+
+    /// Writes the master's pid to this file, and holds it against a second server
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<String>,
+
+    /// How log records are written to stderr: `term` (words) or `json` (one object a line) [default: term]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+
+    /// The least level to log: critical, error, warning, info, debug or trace (which only debug builds have)
+    /// [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// Prints the configuration as it was understood and exits; listens nowhere
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// What was asked for, as written.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) raw: RawConfig,
+    pub(super) check_config: bool,
+}
+
+/// Reads the arguments of the `hatchery` command; the first is the program's name.
+pub(super) fn of_hatchery(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+    let hatchery = Hatchery::try_parse_from(arguments)?;
+    let shipped = match hatchery.command {
+        Some(Command::Serve(shipped)) => shipped,
+        None => hatchery.serve,
+    };
+    Ok(shipped.into())
+}
+
+/// Reads the arguments of a program's own server; the first is the program's name.
+pub(super) fn of_own_server(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    let name = program.unwrap_or("server".as_ref()).to_string_lossy().into_owned();
+    let command = OwnServer::command().name(name.clone()).bin_name(name);
+    let matches = command.try_get_matches_from(arguments)?;
+    Ok(OwnServer::from_arg_matches(&matches)?.server.into())
+}
+
+impl From<ShippedArgs> for Asked {
+    fn from(shipped: ShippedArgs) -> Self {
+        let mut asked = Asked::from(shipped.server);
+        asked.raw.service = shipped.service.map(|text| Given::by_flag(text, "--service"));
+        asked.raw.faults = shipped.faults;
+        asked
+    }
+}
+
+impl From<ServerArgs> for Asked {
+    fn from(args: ServerArgs) -> Self {
+        let one = |text: Option<String>, flag| text.map(|text| Given::by_flag(text, flag));
+        let many = |texts: Vec<String>, flag| texts.into_iter().map(|text| Given::by_flag(text, flag)).collect();
+        let raw = RawConfig {
+            listen: many(args.listen, "--listen"),
+            workers: one(args.workers, "--workers"),
+            service: None,
+            faults: false,
+            args: many(args.args, "--arg"),
+            request_timeout: one(args.request_timeout, "--request-timeout"),
+            idle_timeout: one(args.idle_timeout, "--idle-timeout"),
+            graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
+            pid_file: one(args.pid_file, "--pid-file"),
+            log_format: one(args.log_format, "--log-format"),
+            log_level: one(args.log_level, "--log-level"),
+        };
+        Asked { raw, check_config: args.check_config }
+    }
+}
+
+/// Every flag of `hatchery serve` with its help, for tests of what help promises.
+#[cfg(test)]
+pub(super) fn flags_with_help() -> Vec<(String, String)> {
+    let hatchery = Hatchery::command();
+    let serve = hatchery.find_subcommand("serve").expect("the serve command");
+    serve
+        .get_arguments()
+        .map(|arg| {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            (format!("--{}", arg.get_long().expect("only long flags")), help)
+        })
+        .collect()
+}

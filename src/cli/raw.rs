@@ -1,0 +1,165 @@
+//! From what was written to what is meant: [`RawConfig`] to [`Config`].
+//!
+//! Each value is kept with the place it came from, so that an error can name key, value and place.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::server::{Config, ServiceName};
+
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// A configuration as it was written.
+#[derive(Debug, Default)]
+pub(super) struct RawConfig {
+    pub(super) listen: Vec<Given>,
+    pub(super) workers: Option<Given>,
+    pub(super) service: Option<Given>,
+    pub(super) faults: bool,
+    pub(super) args: Vec<Given>,
+    pub(super) request_timeout: Option<Given>,
+    pub(super) idle_timeout: Option<Given>,
+    pub(super) graceful_timeout: Option<Given>,
+    pub(super) pid_file: Option<Given>,
+    pub(super) log_format: Option<Given>,
+    pub(super) log_level: Option<Given>,
+}
+
+/// A value as it was written, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    text: String,
+    place: Place,
+}
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Flag(&'static str),
+}
+
+impl Given {
+    pub(super) fn by_flag(text: String, flag: &'static str) -> Given {
+        Given { text, place: Place::Flag(flag) }
+    }
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Flag(flag) => write!(f, "{flag} on the command line"),
+        }
+    }
+}
+
+/// A value cannot be used. The message names key, value, the place where it was written and what
+/// would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use `{}` as {key} (from {}): {problem}", given.text, given.place)]
+pub(crate) struct ConfigError {
+    key: &'static str,
+    given: Given,
+    problem: String,
+}
+
+impl RawConfig {
+    /// What is meant; `service` is run if none was chosen.
+    pub(super) fn resolve(self, service: ServiceName) -> Result<Config, ConfigError> {
+        let usual = Config::default();
+        let listen = self.listen.into_iter().map(|given| given.read("listen", parsed));
+        let listen = listen.collect::<Result<Vec<_>, _>>()?;
+        Ok(Config {
+            listen: if listen.is_empty() { usual.listen } else { listen },
+            workers: read_or(self.workers, "workers", parsed, usual.workers)?,
+            service: read_or(self.service, "service", shipped, service)?,
+            faults: self.faults,
+            args: arguments(self.args)?,
+            request_timeout: read_or(self.request_timeout, "request-timeout", time_limit, usual.request_timeout)?,
+            idle_timeout: read_or(self.idle_timeout, "idle-timeout", time_limit, usual.idle_timeout)?,
+            graceful_timeout: read_or(self.graceful_timeout, "graceful-timeout", patience, usual.graceful_timeout)?,
+            pid_file: read_or(self.pid_file, "pid-file", file, usual.pid_file)?,
+            log_format: read_or(self.log_format, "log-format", parsed, usual.log_format)?,
+            log_level: read_or(self.log_level, "log-level", parsed, usual.log_level)?,
+        })
+    }
+}
+
+impl Given {
+    fn read<T>(self, key: &'static str, reader: impl FnOnce(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+        reader(&self.text).map_err(|problem| ConfigError { key, given: self, problem })
+    }
+}
+
+fn read_or<T>(
+    given: Option<Given>,
+    key: &'static str,
+    reader: impl FnOnce(&str) -> Result<T, String>,
+    usual: T,
+) -> Result<T, ConfigError> {
+    given.map_or(Ok(usual), |given| given.read(key, reader))
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn shipped(text: &str) -> Result<ServiceName, String> {
+    ServiceName::SHIPPED
+        .into_iter()
+        .find(|service| service.word() == text)
+        .ok_or_else(|| format!("it is one of: {}", ServiceName::SHIPPED.map(ServiceName::word).join(", ")))
+}
+
+fn arguments(given: Vec<Given>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut arguments = BTreeMap::new();
+    for given in given {
+        let (key, value) = given.read("arg", |text| {
+            let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+            if key.is_empty() {
+                return Err("the key before the `=` is missing; write it as KEY=VALUE".to_owned());
+            }
+            if arguments.contains_key(key) {
+                return Err(format!("the key `{key}` was given before; give it once"));
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        })?;
+        arguments.insert(key, value);
+    }
+    Ok(arguments)
+}
+
+fn time_limit(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match duration(text)? {
+        Duration::ZERO => Ok(None),
+        limit if (SHORTEST..=LONGEST).contains(&limit) => Ok(Some(limit)),
+        _ => Err("it is from 1ms to 1day, or `off`".to_owned()),
+    }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        patience if patience <= LONGEST => Ok(patience),
+        _ => Err("it is from 0s to 1day".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a number and its unit, such as 500ms, 30s or 2m"))
+}
+
+fn file(text: &str) -> Result<Option<PathBuf>, String> {
+    // Absolute from now on: the server may change its directory.
+    let path = std::path::absolute(text).map_err(|error| format!("{error}; write a file's path"))?;
+    if path.file_name().is_none() || text.ends_with('/') {
+        return Err("it names no file; write a file's path".to_owned());
+    }
+    Ok(Some(path))
+}

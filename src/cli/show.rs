@@ -1,0 +1,37 @@
+//! A configuration in words, as `--check-config` prints it: one `key = value` a line, by the flags' names.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use crate::server::Config;
+
+/// Shows a configuration.
+pub(super) struct Shown<'a>(pub(super) &'a Config);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        for address in &config.listen {
+            writeln!(f, "listen = {address}")?;
+        }
+        writeln!(f, "workers = {}", config.workers.get())?;
+        writeln!(f, "service = {}", config.service)?;
+        writeln!(f, "faults = {}", if config.faults { "on" } else { "off" })?;
+        for (key, value) in &config.args {
+            writeln!(f, "arg = {key}={value}")?;
+        }
+        writeln!(f, "request-timeout = {}", limit(config.request_timeout))?;
+        writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
+        writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;
+        match &config.pid_file {
+            Some(path) => writeln!(f, "pid-file = {}", path.display())?,
+            None => writeln!(f, "pid-file = none")?,
+        }
+        writeln!(f, "log-format = {}", config.log_format)?;
+        writeln!(f, "log-level = {}", config.log_level)
+    }
+}
+
+fn limit(limit: Option<Duration>) -> String {
+    limit.map_or("off".to_owned(), |limit| humantime::format_duration(limit).to_string())
+}

@@ -1,0 +1,200 @@
+//! What the command line promises.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use super::*;
+use crate::server::{LogFormat, LogLevel};
+
+fn arguments(line: &[&str]) -> Vec<OsString> {
+    std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
+}
+
+fn config(line: &[&str]) -> Config {
+    parse(Front::Hatchery, arguments(line)).expect("right arguments").config
+}
+
+fn refusal(line: &[&str]) -> NotRun {
+    parse(Front::Hatchery, arguments(line)).expect_err("wrong arguments")
+}
+
+#[test]
+fn no_arguments_are_serve_with_its_defaults() {
+    let usual = Config { service: ServiceName::Hello, ..Config::default() };
+    assert_eq!(config(&[]), usual);
+    assert_eq!(config(&["serve"]), usual);
+    assert_eq!(config(&["--workers=7"]), config(&["serve", "--workers=7"]));
+}
+
+#[test]
+fn every_flag_reaches_the_configuration() {
+    let line = [
+        "serve",
+        "--listen=[::1]:0",
+        "--listen=unix:/run/x.sock",
+        "--workers=7",
+        "--service=echo",
+        "--faults",
+        "--arg=index=/data/a=b",
+        "--arg",
+        "empty=",
+        "--request-timeout=1m 30s",
+        "--idle-timeout=off",
+        "--graceful-timeout=0s",
+        "--pid-file=run/x.pid",
+        "--log-format=json",
+        "--log-level=debug",
+    ];
+    let config = config(&line);
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["[::1]:0", "unix:/run/x.sock"]);
+    assert_eq!(config.workers.get(), 7);
+    assert_eq!(config.service, ServiceName::Echo);
+    assert!(config.faults);
+    assert_eq!(config.args["index"], "/data/a=b");
+    assert_eq!(config.args["empty"], "");
+    assert_eq!(config.request_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.idle_timeout, None);
+    assert_eq!(config.graceful_timeout, Duration::ZERO);
+    let here = std::env::current_dir().expect("a directory");
+    assert_eq!(config.pid_file, Some(here.join("run/x.pid")));
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.log_level, LogLevel::Debug);
+}
+
+#[test]
+fn the_defaults_that_help_promises_are_the_defaults() {
+    let mut checked = 0;
+    for (flag, help) in args::flags_with_help() {
+        let Some((_, promise)) = help.split_once("[default: ") else {
+            continue;
+        };
+        let promise = promise.trim_end_matches(']');
+        if flag == "--workers" {
+            assert_eq!(promise, "twice the CPUs, at least 4");
+        } else {
+            assert_eq!(config(&["serve", &flag, promise]), config(&[]), "{flag} {promise}");
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 8);
+}
+
+#[test]
+fn a_wrong_value_names_flag_value_and_what_would_be_right() {
+    for (flag, value, right) in [
+        ("--listen", "localhost:80", "tcp:localhost:80"),
+        ("--listen", "127.0.0.1:99999", "0 to 65535"),
+        ("--workers", "0", "from 1 to 4096"),
+        ("--workers", "-3", "from 1 to 4096"),
+        ("--workers", "many", "from 1 to 4096"),
+        ("--service", "own", "one of: hello, echo"),
+        ("--arg", "index", "KEY=VALUE"),
+        ("--arg", "=x", "the key before the `=` is missing"),
+        ("--request-timeout", "30", "500ms, 30s or 2m"),
+        ("--request-timeout", "soon", "500ms, 30s or 2m"),
+        ("--request-timeout", "-1s", "500ms, 30s or 2m"),
+        ("--request-timeout", "1us", "from 1ms to 1day"),
+        ("--request-timeout", "2days", "from 1ms to 1day"),
+        ("--idle-timeout", "", "500ms, 30s or 2m"),
+        ("--graceful-timeout", "off", "500ms, 30s or 2m"),
+        ("--graceful-timeout", "1week", "from 0s to 1day"),
+        ("--pid-file", "/", "a file's path"),
+        ("--pid-file", "", "a file's path"),
+        ("--log-format", "xml", "one of: term, json"),
+        ("--log-level", "loud", "critical, error, warning, info, debug, trace"),
+    ] {
+        let refusal = refusal(&["serve", flag, value]);
+        assert_eq!(refusal.exit(), Exit::Usage);
+        let words = refusal.to_string();
+        for part in [flag, &format!("`{value}`"), right] {
+            assert!(words.contains(part), "{words}\nshould say: {part}");
+        }
+    }
+    let words = refusal(&["serve", "--arg", "a=1", "--arg", "a=2"]).to_string();
+    assert!(words.contains("`a=2`") && words.contains("`a` was given before"), "{words}");
+}
+
+#[test]
+fn a_wrong_flag_names_itself_and_what_would_be_right() {
+    for (line, parts) in [
+        (vec!["serve", "--worker", "4"], ["--worker", "--workers"]),
+        (vec!["serve", "--workers"], ["--workers <N>", "value is required"]),
+        (vec!["serve", "--workers", "1", "--workers", "2"], ["--workers", "multiple times"]),
+        (vec!["--workers", "4", "serve"], ["serve", "cannot be used with"]),
+        (vec!["srve"], ["srve", "serve"]),
+        (vec!["serve", "surplus"], ["surplus", "Usage"]),
+    ] {
+        let refusal = refusal(&line);
+        assert_eq!(refusal.exit(), Exit::Usage, "{line:?}");
+        for part in parts {
+            assert!(refusal.to_string().contains(part), "{refusal}\nshould say: {part}");
+        }
+    }
+}
+
+#[test]
+fn help_states_the_exit_codes_and_is_a_clean_stop() {
+    for line in [&["--help"][..], &["serve", "--help"], &["-h"]] {
+        let help = refusal(line);
+        assert_eq!(help.exit(), Exit::CleanStop);
+        assert!(help.to_string().contains("\n  3  could not boot"), "{help}");
+    }
+    assert_eq!(refusal(&["--version"]).exit(), Exit::CleanStop);
+}
+
+#[test]
+fn a_programs_own_server_has_the_same_flags_under_its_own_name() {
+    let parse_own = |line: &[&str]| parse(Front::OwnServer, arguments(line));
+    let own = parse_own(&["--workers=5", "--arg=index=x"]).expect("right").config;
+    assert_eq!((own.workers.get(), own.service), (5, ServiceName::Own));
+    let help = parse_own(&["--help"]).expect_err("help").to_string();
+    assert!(help.contains("Usage: lookup [OPTIONS]"), "{help}");
+    for (flag, _) in args::flags_with_help() {
+        let shipped_only = flag == "--service" || flag == "--faults";
+        assert_eq!(help.contains(&flag), !shipped_only, "{flag}");
+    }
+    assert_eq!(parse_own(&["serve"]).expect_err("no commands").exit(), Exit::Usage);
+}
+
+#[test]
+fn a_server_runs_only_if_all_is_right_and_its_exit_is_the_commands() {
+    let ran = Cell::new(0);
+    let run = |_: Config, _: Logger| {
+        ran.set(ran.get() + 1);
+        Exit::CannotBoot
+    };
+    assert_eq!(enter(Front::Hatchery, arguments(&["serve", "--workers=0"]), run), Exit::Usage);
+    assert_eq!(ran.get(), 0);
+    assert_eq!(enter(Front::Hatchery, arguments(&["serve"]), run), Exit::CannotBoot);
+    assert_eq!(ran.get(), 1);
+}
+
+#[test]
+fn check_config_neither_runs_nor_listens() {
+    let port = {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        held.local_addr().expect("its address")
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.sock");
+    let line = ["serve", "--check-config", &format!("--listen={port}"), &format!("--listen=unix:{}", path.display())];
+    let never = |_: Config, _: Logger| panic!("must not run");
+    assert_eq!(enter(Front::Hatchery, arguments(&line), never), Exit::CleanStop);
+    assert!(!path.exists());
+
+    let nowhere = ["serve", "--check-config", "--listen=tcp:no-such-host.invalid:80"];
+    let never = |_: Config, _: Logger| panic!("must not run");
+    assert_eq!(enter(Front::Hatchery, arguments(&nowhere), never), Exit::CannotBoot);
+}
+
+#[test]
+fn what_check_config_shows_is_every_setting() {
+    let shown = show::Shown(&config(&["serve", "--workers=4", "--arg=a=b"])).to_string();
+    assert_eq!(
+        shown,
+        "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
+         request-timeout = 30s\nidle-timeout = 1m\ngraceful-timeout = 30s\npid-file = none\n\
+         log-format = term\nlog-level = info\n"
+    );
+}

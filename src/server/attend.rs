@@ -1,0 +1,202 @@
+//! Serving one connection: request after request while there are any, until it is to be parked or
+//! closed.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use slog::{Logger, debug, error, warn};
+
+use super::conn::{Buffers, Conn, Fill};
+use super::deadline::Deadlines;
+use super::parked::Phase;
+use super::scoreboard::{Record, WorkerState};
+use super::service::{BoxError, Next, RequestCx, Service};
+use super::worker_config::{WorkerBirth, WorkerConfig};
+use crate::proc::caught::catch;
+use crate::sys::clock::Monotonic;
+
+/// How long, and for how many bytes, a client may take to notice that everything is said.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+/// How long a draining worker waits for the first byte of a connection that it has accepted.
+const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
+
+/// The service, with all that a request needs.
+pub(super) struct Attendant<S> {
+    pub(super) service: S,
+    pub(super) config: WorkerConfig,
+    pub(super) birth: WorkerBirth,
+    pub(super) pid: u32,
+    pub(super) record: Record,
+    pub(super) deadlines: Deadlines,
+    pub(super) buffers: Buffers,
+    pub(super) requests: u64,
+    pub(super) draining: bool,
+    /// The time, read after the last thing that may have taken long.
+    pub(super) now: Monotonic,
+    pub(super) log: Logger,
+}
+
+/// How a connection stands when the attendant leaves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing had come.
+    Nothing,
+    /// Everything that came is answered.
+    Idle,
+    /// A request has begun to come, at this moment.
+    Partial { since: Monotonic },
+    /// It is over.
+    Close,
+}
+
+impl<S: Service> Attendant<S> {
+    /// Takes in what has come, and serves it. `since` is when the request began to come, if a part
+    /// of it came earlier.
+    pub(super) fn visit(&mut self, conn: &mut Conn, since: Option<Monotonic>) -> Outcome {
+        conn.borrow_buffers(&mut self.buffers);
+        let outcome = match conn.try_fill() {
+            Ok(Fill::Read(_)) => self.serve_all(conn, since, false),
+            Ok(Fill::WouldBlock) => Outcome::Nothing,
+            Ok(Fill::Eof) if conn.buffer().is_empty() => Outcome::Close,
+            Ok(Fill::Eof) => self.serve_all(conn, since, false),
+            Err(error) => {
+                self.report(&error.into(), conn);
+                Outcome::Close
+            }
+        };
+        conn.return_buffers(&mut self.buffers);
+        outcome
+    }
+
+    /// Lets the service say to the client that the rest of its request did not come in time.
+    pub(super) fn time_out(&mut self, conn: &mut Conn, since: Monotonic) {
+        conn.borrow_buffers(&mut self.buffers);
+        self.serve_all(conn, Some(since), true);
+        conn.return_buffers(&mut self.buffers);
+    }
+
+    /// What the connection waits for after a visit; none: it is to be closed.
+    pub(super) fn settle(&mut self, conn: &mut Conn, before: Phase, mut outcome: Outcome) -> Option<Phase> {
+        // While draining, a connection between two requests gets a last look and no more.
+        while self.draining && outcome == Outcome::Idle {
+            outcome = match self.visit(conn, None) {
+                Outcome::Nothing => Outcome::Close,
+                served => served,
+            };
+        }
+        match outcome {
+            Outcome::Nothing if self.draining && before == Phase::Idle => None,
+            Outcome::Nothing => Some(before),
+            Outcome::Idle => Some(Phase::Idle),
+            Outcome::Partial { since } => Some(Phase::Partial { since }),
+            Outcome::Close if matches!(before, Phase::Lingering { .. }) => None,
+            Outcome::Close => conn.begin_linger().then_some(Phase::Lingering { left: LINGER_BYTES }),
+        }
+    }
+
+    /// When a connection that has come into `phase` just now is due.
+    pub(super) fn due(&self, phase: Phase) -> Option<Monotonic> {
+        match phase {
+            Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
+            Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
+            Phase::Partial { since } => self.deadlines.of_request(since),
+            Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
+        }
+    }
+
+    fn serve_all(&mut self, conn: &mut Conn, since: Option<Monotonic>, timed_out: bool) -> Outcome {
+        let mut since = since.unwrap_or(self.now);
+        self.record.set_state(WorkerState::Busy);
+        let outcome = loop {
+            match self.serve_one(conn, since, timed_out) {
+                ControlFlow::Continue(()) => since = self.now,
+                ControlFlow::Break(outcome) => break outcome,
+            }
+        };
+        self.record.set_request_started(None);
+        self.record.set_state(self.resting_state());
+        outcome
+    }
+
+    pub(super) fn resting_state(&self) -> WorkerState {
+        if self.draining { WorkerState::Draining } else { WorkerState::Idle }
+    }
+
+    /// One call of the service; to go on means that the next request has already come.
+    fn serve_one(&mut self, conn: &mut Conn, since: Monotonic, timed_out: bool) -> ControlFlow<Outcome> {
+        let deadline = self.deadlines.of_request(since);
+        self.record.set_request_started(Some(since));
+        conn.begin(deadline, timed_out);
+        self.deadlines.begin(deadline, self.now);
+
+        let next = self.call_service(conn, deadline);
+        let mut then = match next {
+            Next::Close => ControlFlow::Break(Outcome::Close),
+            Next::Park if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
+            Next::Park if conn.has_consumed() => ControlFlow::Continue(()),
+            // It waits for more, and there is no more to come.
+            Next::Park if conn.has_ended() || timed_out => ControlFlow::Break(Outcome::Close),
+            Next::Park => ControlFlow::Break(Outcome::Partial { since }),
+        };
+        if then.is_break()
+            && let Err(error) = conn.flush()
+        {
+            self.report(&error.into(), conn);
+            then = ControlFlow::Break(Outcome::Close);
+        }
+
+        self.deadlines.end();
+        self.now = Monotonic::now();
+        self.record.set_label(b"");
+        if !matches!(then, ControlFlow::Break(Outcome::Partial { .. })) {
+            self.requests += 1;
+            self.record.set_requests(self.requests);
+        }
+        then
+    }
+
+    fn call_service(&mut self, conn: &mut Conn, deadline: Option<Monotonic>) -> Next {
+        let mut cx = RequestCx {
+            config: &self.config,
+            birth: &self.birth,
+            record: &self.record,
+            pid: self.pid,
+            draining: self.draining,
+            deadline,
+        };
+        let answered = conn.output_len();
+        match catch(|| self.service.serve(conn, &mut cx)) {
+            Ok(Ok(next)) => return next,
+            Ok(Err(error)) => self.report(&error, conn),
+            Err(panic) => {
+                conn.forget_output_after(answered);
+                error!(self.log, "the service panicked, the connection is closed";
+                    "panic" => %panic, "peer" => %conn.peer(), "label" => self.label());
+            }
+        }
+        Next::Close
+    }
+
+    /// A client that went away is everyday life; anything else is worth a look.
+    fn report(&self, error: &BoxError, conn: &Conn) {
+        if is_client_gone(error) {
+            debug!(self.log, "the client is gone"; "error" => %error, "label" => self.label());
+        } else {
+            warn!(self.log, "a request failed, the connection is closed";
+                "error" => %error, "peer" => %conn.peer(), "label" => self.label());
+        }
+    }
+
+    fn label(&self) -> String {
+        String::from_utf8_lossy(&self.record.label()).into_owned()
+    }
+}
+
+fn is_client_gone(error: &BoxError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+}

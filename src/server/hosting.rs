@@ -1,0 +1,131 @@
+//! A service as entry points: what the template calls and what the workers run.
+
+use std::cell::OnceCell;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use slog::{Logger, o};
+
+use super::acceptor::Acceptor;
+use super::config::{LogFormat, LogLevel, ServiceName};
+use super::drain::MasterLink;
+use super::scoreboard::Record;
+use super::service::{BoxError, PreloadCx, Service, WorkerCx};
+use super::worker_config::{WorkerBirth, WorkerConfig};
+use crate::proc::{CallCx, Channel, Registry, RunCx};
+use crate::sys::title;
+
+/// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
+pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
+
+/// Adds a program's own service to its entry points.
+///
+/// The master finds it under [`ServiceName::Own`], which is what a [`Config`](super::Config) names by default.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use hatchery::proc::Registry;
+/// use hatchery::server::{self, Config, Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+/// use slog::{Discard, Logger, o};
+///
+/// struct Motd;
+///
+/// impl Service for Motd {
+///     type Preload = ();
+///     fn preload(_: &PreloadCx) -> Result<()> { Ok(()) }
+///     fn start(_: &'static (), _: &WorkerCx) -> Result<Motd> { Ok(Motd) }
+///     fn serve(&mut self, conn: &mut Conn, _: &mut RequestCx) -> Result<Next> {
+///         conn.consume(conn.buffer().len());
+///         writeln!(conn, "all is well")?;
+///         Ok(Next::Close)
+///     }
+/// }
+///
+/// fn main() -> Result<(), server::RunError> {
+///     let silent = || Logger::root(Discard, o!());
+///     hatchery::init(&server::host::<Motd>(Registry::new(), |_, _| Logger::root(Discard, o!())));
+///     server::run(Config::default(), silent())
+/// }
+/// ```
+#[must_use]
+pub fn host<S: Service>(registry: Registry, logger: MakeLogger) -> Registry {
+    host_as::<S>(registry, ServiceName::Own, logger)
+}
+
+/// Adds a service to the entry points under this name.
+pub(crate) fn host_as<S: Service>(registry: Registry, name: ServiceName, logger: MakeLogger) -> Registry {
+    let preloaded: Rc<OnceCell<&'static S::Preload>> = Rc::default();
+    let built = Rc::clone(&preloaded);
+    registry
+        .call(preload_entry(name), move |cx| preload::<S>(cx, &built))
+        .run(worker_entry(name), move |cx| work::<S>(cx, &preloaded, logger))
+}
+
+/// The entry point that the template calls once. Its arguments are the [generation](super::Generation) and the
+/// master's pid.
+pub(crate) fn preload_entry(name: ServiceName) -> String {
+    format!("{name}::preload")
+}
+
+/// The entry point that a worker runs. Its descriptors are the listeners and, last, the scoreboard; its
+/// arguments are a [`WorkerConfig`] and a [`WorkerBirth`].
+pub(crate) fn worker_entry(name: ServiceName) -> String {
+    format!("{name}::worker")
+}
+
+/// An argument of an entry point.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
+    Ok(postcard::to_stdvec(value)?)
+}
+
+fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxError> {
+    let arg = args.get(index).ok_or("the master did not say how to run")?;
+    Ok(postcard::from_bytes(arg)?)
+}
+
+fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
+    let generation = decode(cx.args, 0)?;
+    title::set(&format!("hatch-tmpl g{generation}"), &format!("hatchery: template, generation {generation}"));
+    end_with_parent(decode(cx.args, 1)?)?;
+    let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
+    // It belongs to the template and all its workers, to the end of each.
+    let built: &'static S::Preload = Box::leak(Box::new(built));
+    preloaded.set(built).map_err(|_| "the template has preloaded already".into())
+}
+
+fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger: MakeLogger) -> Result<(), BoxError> {
+    let config: WorkerConfig = decode(&cx.args, 0)?;
+    let birth: WorkerBirth = decode(&cx.args, 1)?;
+    let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
+    let WorkerBirth { slot, generation, .. } = birth;
+    title::set(&format!("hatch-w{slot} g{generation}"), &format!("hatchery: worker {slot}, generation {generation}"));
+    // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
+    end_with_parent(nix::unistd::getppid().as_raw())?;
+    let pid = std::process::id();
+    let log = logger(config.log_format, config.log_level)
+        .new(o!("slot" => birth.slot.0, "pid" => pid, "generation" => birth.generation.0));
+    let mut fds = cx.fds;
+    let board = fds.pop().ok_or("the scoreboard is missing")?;
+    let record = Record::map(board.as_fd(), &birth, pid)?;
+    drop(board);
+    let addresses = config.listeners.iter().cloned();
+    let acceptors = fds.into_iter().zip(addresses).map(|(fd, address)| Acceptor::from_fd(fd, address));
+    let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
+    let link = MasterLink::new(Channel::new(cx.socket));
+    let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
+    let service = S::start(preloaded, &cx)?;
+    nix::sys::prctl::set_pdeathsig(None)?;
+    service.run(cx)
+}
+
+/// From here on the end of the parent is the end of this process, whatever it hangs in (PR_SET_PDEATHSIG).
+///
+/// A template's parent is the thread that runs the master, which lasts as long as the server.
+fn end_with_parent(parent: i32) -> Result<(), BoxError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err("the parent has ended already".into()) }
+}

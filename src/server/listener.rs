@@ -1,0 +1,214 @@
+//! Listening sockets: made from an [`Address`], non-blocking and closed on exec.
+//!
+//! The master makes them and keeps them for as long as it runs; templates and workers receive them as
+//! descriptors. Only the listener that *bound* a Unix path removes it again.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use super::address::{AbstractName, Address, HostName, InheritedFd};
+use super::bind_error::BindError;
+use super::socket_file::SocketFile;
+use crate::sys::inherited::{self, ClaimError};
+
+/// How many connections the kernel queues for a listener before a worker accepts them. The kernel
+/// cuts it to `net.core.somaxconn`, which is 4,096 by default.
+pub const BACKLOG: i32 = 4096;
+
+/// A listening stream socket and the address at which it is reached.
+///
+/// ```
+/// use hatchery::server::Listener;
+///
+/// let listener = Listener::bind(&"127.0.0.1:0".parse()?)?;
+/// println!("listening on {}", listener.address());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+    file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Binds and listens with a queue of [`BACKLOG`] connections, or adopts the socket of `fd:N`.
+    ///
+    /// - TCP gets SO_REUSEADDR, so that connections of an earlier server in TIME_WAIT are no hindrance, and an
+    ///   IPv6 address is IPv6 only: `[::]` and `0.0.0.0` can be listened on side by side.
+    /// - A host name is resolved here, by getaddrinfo(3), which may take the resolver's time; the
+    ///   first of its addresses that binds is taken.
+    /// - A Unix path that a dead server left behind is replaced. Its mode follows the umask.
+    /// - `fd:N` must be a listening stream socket, and can be adopted once in a process's life.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address, the operation, the kernel's words and what to do.
+    pub fn bind(address: &Address) -> Result<Listener, BindError> {
+        Listener::bind_beside(address, &[])
+    }
+
+    /// Binds all addresses or none: if one fails, the paths of those before it are removed again.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`], and [`BindError::Twice`] when two of the addresses are the same port.
+    pub fn bind_all(addresses: &[Address]) -> Result<Vec<Listener>, BindError> {
+        let mut bound = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            match Listener::bind_beside(address, &bound) {
+                Ok(listener) => bound.push(listener),
+                Err(error) => {
+                    for listener in &bound {
+                        // What is told is why we cannot listen; a name left behind is a dead socket.
+                        let _ = listener.remove_path();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(bound)
+    }
+
+    fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, BindError> {
+        if let Some(other) = earlier.iter().find(|other| includes(&other.address, address)) {
+            return Err(BindError::Twice { address: address.clone(), other: other.address.clone() });
+        }
+        match address {
+            Address::Tcp(at) => tcp(*at),
+            Address::Host(name, port) => first_of_host(address, name, *port, earlier),
+            Address::Unix(path) => {
+                let (socket, file) = SocketFile::listen(path, BACKLOG)?;
+                Ok(Listener { socket, address: address.clone(), file: Some(file) })
+            }
+            Address::Abstract(name) => abstract_unix(address, name),
+            Address::Inherited(fd) => adopt(address, *fd),
+        }
+    }
+
+    /// Where the listener is reached: with the port that the kernel chose, and for `fd:N` the address
+    /// at which the socket was bound, if it has one that can be written.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Unlinks the path of a Unix socket that this listener bound, if the path is still ours. Another
+    /// server's file at that path, or a path that is gone, is left as it is.
+    ///
+    /// # Errors
+    /// The kernel's refusal to look at the path or to unlink it.
+    pub fn remove_path(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), SocketFile::remove)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Sees whether `address` could be bound as far as that goes without binding: a listening socket would
+/// take real clients. Only host names need it; all other addresses are known to be well-formed.
+///
+/// # Errors
+/// [`BindError::Resolve`] for a name without an address.
+#[cfg_attr(not(any(test, feature = "cli")), expect(dead_code, reason = "asked by --check-config alone"))]
+pub(crate) fn resolves(address: &Address) -> Result<(), BindError> {
+    match address {
+        Address::Host(name, port) => resolve(address, name, *port).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn resolve(address: &Address, name: &HostName, port: u16) -> Result<Vec<SocketAddr>, BindError> {
+    let unresolved = |source| BindError::Resolve { address: address.clone(), source };
+    let found: Vec<_> = (name.as_str(), port).to_socket_addrs().map_err(unresolved)?.collect();
+    if found.is_empty() {
+        let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        return Err(unresolved(source));
+    }
+    Ok(found)
+}
+
+fn first_of_host(address: &Address, name: &HostName, port: u16, earlier: &[Listener]) -> Result<Listener, BindError> {
+    let mut tried = Vec::new();
+    for at in resolve(address, name, port)? {
+        match Listener::bind_beside(&Address::Tcp(at), earlier) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => tried.push(error),
+        }
+    }
+    Err(BindError::NoneOfHost { address: address.clone(), tried })
+}
+
+fn tcp(at: SocketAddr) -> Result<Listener, BindError> {
+    let address = Address::Tcp(at);
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        .map_err(BindError::call(&address, "socket"))?;
+    socket.set_reuse_address(true).map_err(BindError::call(&address, "setsockopt SO_REUSEADDR"))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true).map_err(BindError::call(&address, "setsockopt IPV6_V6ONLY"))?;
+    }
+    socket.bind(&at.into()).map_err(BindError::call(&address, "bind"))?;
+    socket.listen(BACKLOG).map_err(BindError::call(&address, "listen"))?;
+    let real = socket.local_addr().map_err(BindError::call(&address, "getsockname"))?;
+    let real = Address::of_socket(&real).unwrap_or_else(|| address.clone());
+    Ok(Listener { socket, address: real, file: None })
+}
+
+fn abstract_unix(address: &Address, name: &AbstractName) -> Result<Listener, BindError> {
+    let name = SockAddr::unix(format!("\0{}", name.as_str())).map_err(BindError::call(address, "sockaddr"))?;
+    let socket =
+        Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(BindError::call(address, "socket"))?;
+    socket.bind(&name).map_err(BindError::call(address, "bind"))?;
+    socket.listen(BACKLOG).map_err(BindError::call(address, "listen"))?;
+    Ok(Listener { socket, address: address.clone(), file: None })
+}
+
+fn adopt(address: &Address, fd: InheritedFd) -> Result<Listener, BindError> {
+    let taken = inherited::claim(fd.number(), |fd| must_listen(address, fd));
+    let socket = Socket::from(taken.map_err(|error| match error {
+        ClaimError::Closed(source) => BindError::call(address, "look at the descriptor")(source),
+        ClaimError::Claimed => BindError::AlreadyAdopted { address: address.clone() },
+        ClaimError::Refused(error) => error,
+    })?);
+    socket.set_nonblocking(true).map_err(BindError::call(address, "fcntl O_NONBLOCK"))?;
+    let bound = socket.local_addr().map_err(BindError::call(address, "getsockname"))?;
+    let address = Address::of_socket(&bound).unwrap_or_else(|| address.clone());
+    Ok(Listener { socket, address, file: None })
+}
+
+fn must_listen(address: &Address, fd: BorrowedFd<'_>) -> Result<(), BindError> {
+    let socket = SockRef::from(&fd);
+    let found = match (socket.r#type(), socket.domain(), socket.is_listener()) {
+        (Ok(Type::STREAM), Ok(Domain::IPV4 | Domain::IPV6 | Domain::UNIX), Ok(true)) => {
+            return Ok(());
+        }
+        (Ok(Type::STREAM), Ok(Domain::IPV4 | Domain::IPV6 | Domain::UNIX), _) => {
+            "a stream socket that does not listen".to_owned()
+        }
+        (Ok(Type::STREAM), Ok(domain), _) => {
+            format!("a stream socket of another family ({domain:?})")
+        }
+        (Ok(kind), _, _) => format!("a socket of another type ({kind:?})"),
+        (Err(error), _, _) => format!("no socket ({error})"),
+    };
+    Err(BindError::NotAListener { address: address.clone(), found })
+}
+
+/// Whether who listens on `held` has `wanted` as well. Port 0 is a new port each time.
+fn includes(held: &Address, wanted: &Address) -> bool {
+    match (held, wanted) {
+        (Address::Tcp(held), Address::Tcp(wanted)) => {
+            held.port() == wanted.port()
+                && held.is_ipv4() == wanted.is_ipv4()
+                && (held == wanted || held.ip().is_unspecified() || wanted.ip().is_unspecified())
+        }
+        (held, wanted) => held == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+//! What the supervisor decides, done; what comes of it, told in the supervisor's words.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use crossbeam_channel::Sender;
+use slog::{Logger, info, warn};
+
+use super::event::{Event, TemplateId};
+use super::signals;
+use super::worker::Worker;
+use crate::proc::{self, Exit, Failure, How, Template};
+use crate::server::config::Config;
+use crate::server::hosting::{encode, preload_entry, worker_entry};
+use crate::server::listener::Listener;
+use crate::server::message::FromWorker;
+use crate::server::scoreboard::Board;
+use crate::server::service::BoxError;
+use crate::server::supervisor::{self, KillReason, StartFailure};
+use crate::server::worker_config::{WorkerBirth, WorkerConfig};
+use crate::server::{Generation, Slot, WorkerId};
+use crate::sys::spawn::Image;
+
+/// The templates, the workers and the listeners of a master.
+pub(super) struct Effects {
+    config: Config,
+    listeners: Vec<Listener>,
+    board: Board,
+    free_records: Vec<u32>,
+    /// Where a reload finds the program.
+    program: PathBuf,
+    /// The executable of each generation: a template that dies is replaced by the same version.
+    images: BTreeMap<Generation, Image>,
+    templates: BTreeMap<Generation, (TemplateId, Template)>,
+    /// Templates that were told to end and have not yet.
+    closing: Vec<(TemplateId, Template)>,
+    lives: u32,
+    workers: BTreeMap<WorkerId, Worker>,
+    events: Sender<Event>,
+    log: Logger,
+}
+
+impl Effects {
+    pub(super) fn new(
+        config: Config,
+        listeners: Vec<Listener>,
+        board: Board,
+        events: Sender<Event>,
+        log: Logger,
+    ) -> io::Result<Effects> {
+        let program = env::current_exe()?;
+        let images = BTreeMap::from([(Generation(1), Image::current()?)]);
+        Ok(Effects {
+            config,
+            listeners,
+            free_records: (0..board.capacity()).rev().collect(),
+            board,
+            program,
+            images,
+            templates: BTreeMap::new(),
+            closing: Vec::new(),
+            lives: 0,
+            workers: BTreeMap::new(),
+            events,
+            log,
+        })
+    }
+
+    pub(super) fn start_template(&mut self, generation: Generation) {
+        self.lives += 1;
+        let id = TemplateId { generation, life: self.lives };
+        if let Err(error) = self.try_start_template(id) {
+            self.tell(Event::Preloaded { template: id, outcome: Err(error.to_string()) });
+        }
+    }
+
+    fn try_start_template(&mut self, id: TemplateId) -> Result<(), BoxError> {
+        let image = match self.images.entry(id.generation) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let image = Image::open(&self.program)
+                    .map_err(|error| format!("cannot open {}: {error}", self.program.display()))?;
+                entry.insert(image)
+            }
+        };
+        let mut template = Template::start(image, self.program.clone().into_os_string())?;
+        for listener in &self.listeners {
+            template.send_fd(listener.as_fd().try_clone_to_owned()?)?;
+        }
+        template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
+        template.send_arg(encode(&self.worker_config())?)?;
+        let arguments = [encode(&id.generation)?, encode(&nix::unistd::getpid().as_raw())?];
+        template.call(&preload_entry(self.config.service), arguments)?;
+        let events = self.events.clone();
+        template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
+        let events = self.events.clone();
+        template.on_sync(move |outcome| {
+            // Its death is told by its end.
+            if !matches!(outcome, Err(proc::Error::Gone { .. })) {
+                let outcome = outcome.map_err(|error| words_of(&error));
+                let _ = events.send(Event::Preloaded { template: id, outcome });
+            }
+        })?;
+        self.templates.insert(id.generation, (id, template));
+        Ok(())
+    }
+
+    fn worker_config(&self) -> WorkerConfig {
+        let mut args = self.config.args.clone();
+        if self.config.faults {
+            args.insert("faults".to_owned(), "true".to_owned());
+        }
+        WorkerConfig {
+            request_timeout: self.config.request_timeout,
+            idle_timeout: self.config.idle_timeout,
+            args,
+            listeners: self.listeners.iter().map(|listener| listener.address().to_string()).collect(),
+            log_format: self.config.log_format,
+            log_level: self.config.log_level,
+            ..WorkerConfig::default()
+        }
+    }
+
+    pub(super) fn close_template(&mut self, generation: Generation) {
+        if let Some((id, template)) = self.templates.remove(&generation) {
+            // All its workers are gone, or it is stuck and hears nothing.
+            if let Err(error) = template.kill(nix::libc::SIGKILL) {
+                warn!(self.log, "cannot end a template"; "generation" => generation.0, "why" => %error);
+            }
+            self.closing.push((id, template));
+        }
+    }
+
+    /// Whether some template's process may still be there.
+    pub(super) fn has_templates(&self) -> bool {
+        !self.closing.is_empty() || !self.templates.is_empty()
+    }
+
+    pub(super) fn fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
+        match self.try_fork(id, slot, generation) {
+            Ok(worker) => drop(self.workers.insert(id, worker)),
+            Err(error) => {
+                let source = std::sync::Arc::new(io::Error::other(error.to_string()));
+                let end = Err(proc::Error::System { operation: "fork a worker", source });
+                self.tell(Event::WorkerEnded { id, end });
+            }
+        }
+    }
+
+    fn try_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Worker, BoxError> {
+        let (_, template) = self.templates.get_mut(&generation).ok_or("the template is gone")?;
+        let record = self.free_records.last().copied().ok_or("every record of the scoreboard is taken")?;
+        let birth = WorkerBirth { slot, generation, id, record };
+        let running = template.fork()?.send_arg(encode(&birth)?)?.run(&worker_entry(self.config.service))?;
+        self.free_records.pop();
+        let events = self.events.clone();
+        running.on_birth(move |pid| drop(events.send(Event::WorkerBorn { id, pid })));
+        let events = self.events.clone();
+        running.on_exit(move |end| drop(events.send(Event::WorkerEnded { id, end })));
+        Ok(Worker::new(running, record))
+    }
+
+    pub(super) fn drain(&mut self, id: WorkerId) {
+        if let Some(Err(why)) = self.workers.get_mut(&id).map(Worker::drain) {
+            // It is gone, and its end is on the way; or it is stuck, and its deadline is.
+            info!(self.log, "cannot ask a worker to drain"; "worker" => id.0, "why" => why);
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            warn!(self.log, "killing a worker"; "worker" => id.0, "why" => %why);
+            if let Err(why) = worker.kill() {
+                warn!(self.log, "cannot kill a worker"; "worker" => id.0, "why" => why);
+            }
+        }
+    }
+
+    /// Closes this process's own listeners; what stands in the file system for one of them goes first.
+    pub(super) fn close_listeners(&mut self) {
+        for listener in self.listeners.drain(..) {
+            if let Err(error) = listener.remove_path() {
+                warn!(self.log, "cannot remove a listener's path"; "address" => %listener.address(), "why" => %error);
+            }
+        }
+    }
+
+    /// What an event means to the supervisor.
+    pub(super) fn take_in(&mut self, event: Event) -> Vec<supervisor::Event> {
+        match event {
+            Event::Signal(signal) => signals::meaning(signal).map(supervisor::Event::Signal).into_iter().collect(),
+            Event::Preloaded { template, outcome } => self.preloaded(template, outcome).into_iter().collect(),
+            Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
+            Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
+            Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::WorkerEnded { id, end } => self.worker_ended(id, end),
+        }
+    }
+
+    fn preloaded(&mut self, template: TemplateId, outcome: Result<(), String>) -> Option<supervisor::Event> {
+        let generation = template.generation;
+        // A template that could not even be started is in no table.
+        let known = self.templates.get(&generation).map(|(id, _)| *id);
+        match outcome {
+            Ok(()) => (known == Some(template)).then_some(supervisor::Event::TemplateReady { generation }),
+            Err(words) => {
+                known.is_none_or(|id| id == template).then_some(supervisor::Event::TemplateFailed { generation, words })
+            }
+        }
+    }
+
+    fn template_ended(&mut self, template: TemplateId, end: Result<Exit, proc::Error>) -> Option<supervisor::Event> {
+        self.closing.retain(|(id, _)| *id != template);
+        let generation = template.generation;
+        if self.templates.get(&generation).is_none_or(|(id, _)| *id != template) {
+            return None;
+        }
+        self.templates.remove(&generation);
+        let words = end.map_or_else(|error| words_of(&error), |exit| format!("the template has ended: {exit}"));
+        Some(supervisor::Event::TemplateDied { generation, words })
+    }
+
+    fn worker_born(&mut self, id: WorkerId, pid: i32) -> Option<supervisor::Event> {
+        let worker = self.workers.get_mut(&id)?;
+        if let Err(why) = worker.born(id, &self.events) {
+            // Its end is on the way: with its socket it loses what keeps it waiting.
+            warn!(self.log, "cannot talk to a worker"; "worker" => id.0, "pid" => pid, "why" => why);
+        }
+        Some(supervisor::Event::WorkerForked { id, pid })
+    }
+
+    fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, proc::Error>) -> Vec<supervisor::Event> {
+        let mut told = Vec::new();
+        // Its own words come before its end.
+        let last_messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
+        told.extend(last_messages.iter().filter_map(|message| self.said(id, message)));
+        let mut served = false;
+        if let Some(worker) = self.workers.remove(&id) {
+            served = worker.ready;
+            self.tell_of_last_request(id, worker.record);
+            self.free_records.push(worker.record);
+        }
+        match end {
+            Ok(exit) => {
+                let words = exit.failure.as_ref().map(words_of_failure);
+                if let (false, Some(words), Some(Failure::Returned { .. })) = (served, &words, &exit.failure) {
+                    let cause = StartFailure::Refused { words: words.clone() };
+                    told.push(supervisor::Event::WorkerFailed { id, cause });
+                }
+                told.push(supervisor::Event::WorkerExited { id, exit: as_told(&exit), words });
+            }
+            Err(error) => {
+                let cause = StartFailure::Resource { words: words_of(&error) };
+                told.push(supervisor::Event::WorkerFailed { id, cause });
+            }
+        }
+        told
+    }
+
+    fn said(&mut self, id: WorkerId, message: &FromWorker) -> Option<supervisor::Event> {
+        match message {
+            FromWorker::Ready => {
+                self.workers.get_mut(&id)?.ready = true;
+                Some(supervisor::Event::WorkerReady { id })
+            }
+        }
+    }
+
+    /// What the dead worker was at, if it died in the middle of a request.
+    fn tell_of_last_request(&self, id: WorkerId, record: u32) {
+        let Some(last) = self.board.read(record).filter(|last| last.id == id) else {
+            return;
+        };
+        if last.request_started.is_some() {
+            let label = String::from_utf8_lossy(&last.label).into_owned();
+            warn!(self.log, "a worker died in a request"; "slot" => last.slot.0, "pid" => last.pid,
+                "generation" => last.generation.0, "label" => label, "requests" => last.requests);
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The receiver is the master that owns us.
+        let _ = self.events.send(event);
+    }
+}
+
+fn as_told(exit: &Exit) -> supervisor::Exit {
+    match exit.how {
+        How::Code(0) => supervisor::Exit::Clean,
+        How::Code(code) => supervisor::Exit::Code(code),
+        How::Signal { signal, .. } => supervisor::Exit::Signal(signal),
+        How::Unobserved => supervisor::Exit::Unknown,
+    }
+}
+
+/// An error's own words; those of a service without the name of the entry point around them.
+fn words_of(error: &proc::Error) -> String {
+    match error {
+        proc::Error::Inside(failure) => words_of_failure(failure),
+        error => proc::words_of(error),
+    }
+}
+
+fn words_of_failure(failure: &Failure) -> String {
+    match failure {
+        Failure::Returned { words, .. } => words.clone(),
+        Failure::Panicked { words, .. } => format!("panicked: {words}"),
+        failure => failure.to_string(),
+    }
+}

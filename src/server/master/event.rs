@@ -1,0 +1,29 @@
+//! Everything that can happen to the master.
+
+use crate::proc::{Error, Exit};
+use crate::server::message::FromWorker;
+use crate::server::{Generation, WorkerId};
+
+/// One event; all sources send into one channel.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A signal came.
+    Signal(i32),
+    /// A template's preload has ended well, or with these words.
+    Preloaded { template: TemplateId, outcome: Result<(), String> },
+    /// A template's process has ended.
+    TemplateEnded { template: TemplateId, end: Result<Exit, Error> },
+    /// A worker's process exists.
+    WorkerBorn { id: WorkerId, pid: i32 },
+    /// A worker says something.
+    WorkerSaid { id: WorkerId, message: FromWorker },
+    /// A worker's process has ended, or never came to be.
+    WorkerEnded { id: WorkerId, end: Result<Exit, Error> },
+}
+
+/// One life of a generation's template: after a death the next one has the same generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TemplateId {
+    pub(super) generation: Generation,
+    pub(super) life: u32,
+}

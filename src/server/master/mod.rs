@@ -1,0 +1,207 @@
+//! The master: it owns the listeners, and does what the [supervisor](super::supervisor) decides.
+//!
+//! All that happens comes as an [`Event`] on one channel: signals, templates, workers. The loop waits for the next
+//! event or the supervisor's next timer, hands it over, and carries out the actions that come back. It waits for
+//! nothing else: whatever takes time in a child is reported as an event when it is done.
+
+mod effects;
+mod event;
+mod journal;
+mod signals;
+mod worker;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use slog::{Logger, info, warn};
+
+use self::effects::Effects;
+use self::event::Event;
+use self::signals::Signals;
+use super::config::{Config, Workers};
+use super::listener::Listener;
+use super::pid_file::PidFile;
+use super::scoreboard::Board;
+use super::supervisor::{self, Action, Outcome, Policy, Supervisor};
+use super::{BindError, PidFileError};
+use crate::sys::kernel::{self, KernelTooOld};
+use crate::sys::limits;
+
+/// So many records there are in the scoreboard: in a roll a slot has two workers.
+const RECORDS: u32 = 2 * Workers::MAX;
+
+/// How long a template that was told to end may take before the master leaves without it.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a server did not boot, or could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The kernel is older than Linux 5.10.
+    #[error(transparent)]
+    Kernel(#[from] KernelTooOld),
+    /// An address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The pid file could not be claimed; most likely the server runs already.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    /// The template or a worker did not start; these are its own words. Nothing is left running.
+    #[error("the server did not boot: {words}")]
+    Boot {
+        /// What the template or the worker said last.
+        words: String,
+    },
+    /// The master itself lacks something: descriptors, memory, its own executable.
+    #[error("cannot {operation}")]
+    Master {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    fn master(operation: &'static str) -> impl FnOnce(io::Error) -> RunError {
+        move |source| RunError::Master { operation, source }
+    }
+}
+
+/// Runs a server until it is stopped by a signal.
+///
+/// `main` must have called [`hatchery::init`](crate::init) with entry points that [`host`](super::host) the
+/// service which `config` names. The limit on open files (RLIMIT_NOFILE) is raised as far as it may be.
+///
+/// # Errors
+/// Why the server did not boot; a server that has booted ends only as it was asked to.
+pub fn run(config: Config, log: Logger) -> Result<(), RunError> {
+    kernel::require_linux_5_10()?;
+    if let Err(error) = limits::raise_open_files() {
+        warn!(log, "cannot raise the limit on open files"; "why" => %error);
+    }
+    let (events, inbox) = unbounded();
+    // Before anything that a signal should end in order.
+    let signals = Signals::watch(events.clone()).map_err(RunError::master("watch for signals"))?;
+    let pid_file = config.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let booted = Listener::bind_all(&config.listen)
+        .map_err(RunError::from)
+        .and_then(|listeners| Master::new(config, listeners, (events, inbox), log.clone())?.run());
+    drop(signals);
+    if let Some(Err(error)) = pid_file.map(PidFile::remove) {
+        warn!(log, "cannot remove the pid file"; "why" => %error);
+    }
+    booted
+}
+
+struct Master {
+    supervisor: Supervisor,
+    effects: Effects,
+    inbox: Receiver<Event>,
+    /// The supervisor's time begins here.
+    began: Instant,
+    log: Logger,
+}
+
+impl Master {
+    fn new(
+        config: Config,
+        listeners: Vec<Listener>,
+        (events, inbox): (Sender<Event>, Receiver<Event>),
+        log: Logger,
+    ) -> Result<Master, RunError> {
+        for listener in &listeners {
+            info!(log, "listening"; "address" => %listener.address());
+        }
+        let policy = Policy {
+            workers: config.workers.get(),
+            max_workers: Workers::MAX,
+            graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
+            ..Policy::default()
+        };
+        let board = Board::new(RECORDS).map_err(RunError::master("make the scoreboard"))?;
+        let effects = Effects::new(config, listeners, board, events, log.clone())
+            .map_err(RunError::master("find this program's own file"))?;
+        let supervisor = Supervisor::new(policy, jitter_seed());
+        Ok(Master { supervisor, effects, inbox, began: Instant::now(), log })
+    }
+
+    fn run(mut self) -> Result<(), RunError> {
+        let outcome = match self.handle(supervisor::Event::Boot) {
+            Some(outcome) => outcome,
+            None => loop {
+                if let Some(outcome) = self.turn() {
+                    break outcome;
+                }
+            },
+        };
+        self.await_templates();
+        self.effects.close_listeners();
+        match outcome {
+            Outcome::Stopped => {
+                info!(self.log, "stopped"; "took_ms" => journal::millis(self.began.elapsed()));
+                Ok(())
+            }
+            Outcome::BootFailed { words } => Err(RunError::Boot { words }),
+        }
+    }
+
+    /// Waits for what happens next and deals with all that has happened by then.
+    fn turn(&mut self) -> Option<Outcome> {
+        let next = match self.supervisor.next_timer() {
+            Some(at) => self.inbox.recv_deadline(self.began + at),
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let waiting = self.inbox.len();
+        // A flood of events must not keep the timers from their turn, but what was reported before a timer counts.
+        for event in next.into_iter().chain(self.inbox.clone().try_iter().take(waiting)) {
+            for event in self.effects.take_in(event) {
+                if let Some(outcome) = self.handle(event) {
+                    return Some(outcome);
+                }
+            }
+        }
+        let due = self.supervisor.next_timer().is_some_and(|at| at <= self.began.elapsed());
+        if due { self.handle(supervisor::Event::Tick) } else { None }
+    }
+
+    /// Lets the supervisor decide and does it.
+    fn handle(&mut self, event: supervisor::Event) -> Option<Outcome> {
+        self.supervisor.handle(self.began.elapsed(), event);
+        while let Some(action) = self.supervisor.poll_action() {
+            match action {
+                Action::StartTemplate { generation } => self.effects.start_template(generation),
+                Action::CloseTemplate { generation } => self.effects.close_template(generation),
+                Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
+                Action::Drain { id } => self.effects.drain(id),
+                Action::Kill { id, why } => self.effects.kill(id, why),
+                Action::CloseListeners => self.effects.close_listeners(),
+                Action::Notice(notice) => journal::write(&self.log, &notice),
+                Action::Leave(outcome) => return Some(outcome),
+            }
+        }
+        None
+    }
+
+    /// The templates hold the listeners too: a port is free only when they are gone.
+    fn await_templates(&mut self) {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        while self.effects.has_templates() {
+            match self.inbox.recv_deadline(deadline) {
+                Ok(event) => drop(self.effects.take_in(event)),
+                Err(_) => {
+                    warn!(self.log, "a template does not end; the listeners may still be held");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Two masters that fail together are not to try again together.
+fn jitter_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

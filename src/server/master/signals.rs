@@ -1,0 +1,77 @@
+//! The master's signals become events.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use nix::sys::epoll::EpollFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use super::event::Event;
+use crate::proc::hub::{Hub, Source, Token};
+use crate::server::supervisor::Signal;
+
+/// What each signal asks for.
+const MEANING: [(i32, Signal); 7] = [
+    (SIGTERM, Signal::Stop),
+    (SIGINT, Signal::Quit),
+    (SIGQUIT, Signal::Quit),
+    (SIGHUP, Signal::Reload),
+    (SIGTTIN, Signal::More),
+    (SIGTTOU, Signal::Fewer),
+    (SIGWINCH, Signal::DrainWorkers),
+];
+
+/// What a signal asks for, if it is one of those that the master takes.
+pub(super) fn meaning(signal: i32) -> Option<Signal> {
+    MEANING.iter().find(|(number, _)| *number == signal).map(|(_, meaning)| *meaning)
+}
+
+/// The signals under watch; dropped, they are no longer events.
+pub(super) struct Signals {
+    source: Arc<SignalSource>,
+    token: Token,
+}
+
+struct SignalSource {
+    delivery: Mutex<SignalDelivery<UnixStream, SignalOnly>>,
+    events: Sender<Event>,
+}
+
+impl Signals {
+    /// From now on the signals come as events.
+    pub(super) fn watch(events: Sender<Event>) -> io::Result<Signals> {
+        let (read, write) = UnixStream::pair()?;
+        let numbers = MEANING.map(|(number, _)| number);
+        let descriptor = read.try_clone()?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
+        let source = Arc::new(SignalSource { delivery: Mutex::new(delivery), events });
+        let held: Arc<dyn Source> = source.clone();
+        let token = Hub::get()?.watch(descriptor, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
+        Ok(Signals { source, token })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let delivery = self.source.delivery.lock().unwrap_or_else(PoisonError::into_inner);
+        delivery.handle().close();
+        if let Ok(hub) = Hub::get() {
+            hub.forget(self.token, delivery.get_read().as_fd());
+        }
+    }
+}
+
+impl Source for SignalSource {
+    fn ready(self: Arc<Self>, _: Token, _: EpollFlags) {
+        let mut delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in delivery.pending() {
+            // Nobody listens any more: the server has ended.
+            let _ = self.events.send(Event::Signal(signal));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A worker as the master holds it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use nix::sys::epoll::EpollFlags;
+
+use super::event::Event;
+use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::{Channel, Received, Running};
+use crate::server::WorkerId;
+use crate::server::message::{FromWorker, ToWorker};
+
+/// A worker's process and the conversation with it.
+pub(super) struct Worker {
+    /// Its page of the scoreboard.
+    pub(super) record: u32,
+    /// It has said that it accepts connections.
+    pub(super) ready: bool,
+    running: Running,
+    born: bool,
+    conversation: Option<Conversation>,
+    /// Wishes that came before the worker was born.
+    drain_wished: bool,
+    kill_wished: bool,
+}
+
+impl Worker {
+    pub(super) fn new(running: Running, record: u32) -> Worker {
+        Worker {
+            record,
+            ready: false,
+            running,
+            born: false,
+            conversation: None,
+            drain_wished: false,
+            kill_wished: false,
+        }
+    }
+
+    /// The process exists; what was wished before is done now.
+    pub(super) fn born(&mut self, id: WorkerId, events: &Sender<Event>) -> Result<(), String> {
+        self.born = true;
+        if self.kill_wished {
+            return self.kill();
+        }
+        let socket = self.running.socket().map_err(|error| error.to_string())?;
+        let conversation = Conversation::watch(id, socket, events.clone()).map_err(|error| error.to_string())?;
+        self.conversation = Some(conversation);
+        if self.drain_wished { self.drain() } else { Ok(()) }
+    }
+
+    pub(super) fn drain(&mut self) -> Result<(), String> {
+        match &self.conversation {
+            // A full queue is that of a worker that reads nothing any more: its deadline comes.
+            Some(conversation) => {
+                conversation.source.channel.try_send(&ToWorker::Drain, &[]).map(drop).map_err(|error| error.to_string())
+            }
+            None => {
+                self.drain_wished = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn kill(&mut self) -> Result<(), String> {
+        self.kill_wished = true;
+        if !self.born {
+            return Ok(());
+        }
+        self.running.kill(nix::libc::SIGKILL).map_err(|error| error.to_string())
+    }
+
+    /// What the worker has said and the hub has not yet passed on.
+    pub(super) fn last_messages(&self) -> Vec<FromWorker> {
+        let mut messages = Vec::new();
+        if let Some(conversation) = &self.conversation {
+            while let Ok(Received::Message { message, .. }) = conversation.source.channel.try_recv() {
+                messages.push(message);
+            }
+        }
+        messages
+    }
+}
+
+/// The master's end of a worker's socket, under watch.
+struct Conversation {
+    source: Arc<ConversationSource>,
+    token: Token,
+}
+
+struct ConversationSource {
+    id: WorkerId,
+    channel: Channel<ToWorker, FromWorker>,
+    events: Sender<Event>,
+}
+
+impl Conversation {
+    fn watch(id: WorkerId, socket: OwnedFd, events: Sender<Event>) -> std::io::Result<Conversation> {
+        let source = Arc::new(ConversationSource { id, channel: Channel::new(socket), events });
+        let held: Arc<dyn Source> = source.clone();
+        let token = Hub::get()?.watch(&source.channel, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
+        Ok(Conversation { source, token })
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        if let Ok(hub) = Hub::get() {
+            hub.forget(self.token, &self.source.channel);
+        }
+    }
+}
+
+impl Source for ConversationSource {
+    fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
+        loop {
+            match self.channel.try_recv() {
+                Ok(Received::Message { message, .. }) => {
+                    // Nobody listens any more: the server has ended.
+                    let _ = self.events.send(Event::WorkerSaid { id: self.id, message });
+                }
+                Ok(Received::Empty) => return,
+                // Its end, or nonsense: there is nothing more to hear. Its process is watched elsewhere.
+                Ok(Received::Eof) | Err(_) => {
+                    if let Ok(hub) = Hub::get() {
+                        hub.forget(token, self.channel.as_fd());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}

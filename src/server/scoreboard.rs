@@ -1,0 +1,227 @@
+//! The scoreboard: what each worker is doing, in memory shared with the master.
+//!
+//! One page per worker, one writer per page: the worker itself, which maps that page alone, so a
+//! worker that runs wild can spoil only what is said about itself. There are no locks. Every field
+//! is an atomic that stands for itself; only the label is longer than a word, and a version counter
+//! that is odd while it changes keeps a reader from taking half of one and half of the next.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::worker_config::WorkerBirth;
+use super::{Generation, Slot, WorkerId};
+use crate::sys::clock::Monotonic;
+use crate::sys::shared::{self, Access, Mapping, WORDS};
+
+/// Longest label in bytes; what is longer is cut.
+pub const LABEL_BYTES: usize = 64;
+
+/// Where each field lies in a record's page, in words.
+mod at {
+    pub(super) const ID: usize = 0;
+    pub(super) const PID: usize = 1;
+    pub(super) const SLOT: usize = 2;
+    pub(super) const GENERATION: usize = 3;
+    pub(super) const STATE: usize = 4;
+    pub(super) const REQUESTS: usize = 5;
+    pub(super) const CONNECTIONS: usize = 6;
+    pub(super) const PARKED: usize = 7;
+    pub(super) const REQUEST_STARTED: usize = 8;
+    pub(super) const LABEL_VERSION: usize = 9;
+    pub(super) const LABEL_LENGTH: usize = 10;
+    pub(super) const LABEL: usize = 11;
+    pub(super) const LABEL_END: usize = LABEL + super::LABEL_BYTES / size_of::<u64>();
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// It builds its service and does not accept yet.
+    Starting,
+    /// It waits for connections and requests.
+    Idle,
+    /// It serves a request.
+    Busy,
+    /// It accepts no more, finishes what is in hand and leaves.
+    Draining,
+}
+
+impl WorkerState {
+    const ALL: [Self; 4] = [Self::Starting, Self::Idle, Self::Busy, Self::Draining];
+}
+
+/// One worker's record as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Which life of which worker.
+    pub id: WorkerId,
+    /// Its process.
+    pub pid: u32,
+    /// Its seat.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Requests it has answered.
+    pub requests: u64,
+    /// Connections it has accepted.
+    pub connections: u64,
+    /// Connections it holds parked now.
+    pub parked: u64,
+    /// When the request in hand began, in nanoseconds of CLOCK_MONOTONIC.
+    pub request_started: Option<u64>,
+    /// What the service says it is doing; empty where it says nothing.
+    pub label: Vec<u8>,
+}
+
+/// The master's end: all records, to read.
+#[derive(Debug)]
+pub(crate) struct Board {
+    memory: OwnedFd,
+    pages: Mapping,
+}
+
+impl Board {
+    /// Makes the memory for `capacity` records.
+    pub(crate) fn new(capacity: u32) -> io::Result<Self> {
+        let capacity = capacity as usize;
+        let memory = shared::create("hatchery-scoreboard", capacity)?;
+        let pages = Mapping::new(memory.as_fd(), 0, capacity, Access::Read)?;
+        Ok(Self { memory, pages })
+    }
+
+    /// How many records there are.
+    pub(crate) fn capacity(&self) -> u32 {
+        (self.pages.words().len() / WORDS) as u32
+    }
+
+    /// Reads one record; none where no worker has ever written, or beyond the capacity.
+    pub(crate) fn read(&self, record: u32) -> Option<Snapshot> {
+        let first = (record as usize).checked_mul(WORDS)?;
+        let words = self.pages.words().get(first..first + WORDS)?;
+        let load = |field: usize| words[field].load(Ordering::Relaxed);
+        let pid = u32::try_from(load(at::PID)).ok().filter(|&pid| pid != 0)?;
+        Some(Snapshot {
+            id: WorkerId(load(at::ID)),
+            pid,
+            slot: Slot(load(at::SLOT) as u32),
+            generation: Generation(load(at::GENERATION) as u32),
+            state: *WorkerState::ALL.get(load(at::STATE) as usize)?,
+            requests: load(at::REQUESTS),
+            connections: load(at::CONNECTIONS),
+            parked: load(at::PARKED),
+            request_started: Monotonic::from_nanos(load(at::REQUEST_STARTED)).map(Monotonic::nanos),
+            label: read_label(words),
+        })
+    }
+}
+
+/// The memory itself, to hand to the template.
+impl AsFd for Board {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+/// A whole label, or an empty one from a worker that changes it without pause or died changing it.
+fn read_label(words: &[AtomicU64]) -> Vec<u8> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let version = words[at::LABEL_VERSION].load(Ordering::Acquire);
+        let length = words[at::LABEL_LENGTH].load(Ordering::Relaxed) as usize;
+        let mut label: Vec<u8> = words[at::LABEL..at::LABEL_END]
+            .iter()
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .collect();
+        fence(Ordering::Acquire);
+        let unchanged = words[at::LABEL_VERSION].load(Ordering::Relaxed) == version;
+        if unchanged && version.is_multiple_of(2) {
+            label.truncate(length);
+            return label;
+        }
+    }
+    Vec::new()
+}
+
+/// The worker's end: its own record, to write.
+///
+/// A store costs a few nanoseconds and no system call.
+#[derive(Debug)]
+pub(crate) struct Record {
+    page: Mapping,
+}
+
+impl Record {
+    /// Maps the record that `birth` names and begins it anew. The caller closes `memory` afterwards:
+    /// with it a worker could map the others' records as well.
+    pub(crate) fn map(memory: BorrowedFd<'_>, birth: &WorkerBirth, pid: u32) -> io::Result<Self> {
+        let page = Mapping::new(memory, birth.record as usize, 1, Access::ReadWrite)?;
+        let record = Self { page };
+        record.set_label(b"");
+        record.set_request_started(None);
+        record.set_requests(0);
+        record.set_connections(0);
+        record.set_parked(0);
+        record.set_state(WorkerState::Starting);
+        record.store(at::SLOT, birth.slot.0.into());
+        record.store(at::GENERATION, birth.generation.0.into());
+        record.store(at::ID, birth.id.0);
+        record.store(at::PID, pid.into());
+        Ok(record)
+    }
+
+    pub(crate) fn set_state(&self, state: WorkerState) {
+        self.store(at::STATE, state as u64);
+    }
+
+    pub(crate) fn set_requests(&self, count: u64) {
+        self.store(at::REQUESTS, count);
+    }
+
+    pub(crate) fn set_connections(&self, count: u64) {
+        self.store(at::CONNECTIONS, count);
+    }
+
+    pub(crate) fn set_parked(&self, count: u64) {
+        self.store(at::PARKED, count);
+    }
+
+    pub(crate) fn set_request_started(&self, started: Option<Monotonic>) {
+        self.store(at::REQUEST_STARTED, started.map_or(0, Monotonic::nanos));
+    }
+
+    /// Sets the label; what is longer than [`LABEL_BYTES`] is cut.
+    pub(crate) fn set_label(&self, label: &[u8]) {
+        let label = &label[..label.len().min(LABEL_BYTES)];
+        let words = self.page.words();
+        let length = &words[at::LABEL_LENGTH];
+        if label.is_empty() && length.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // Made odd from whatever it was: the writer before may have died in the middle.
+        let changing = words[at::LABEL_VERSION].load(Ordering::Relaxed) | 1;
+        words[at::LABEL_VERSION].store(changing, Ordering::Relaxed);
+        fence(Ordering::Release);
+        length.store(label.len() as u64, Ordering::Relaxed);
+        for (word, bytes) in words[at::LABEL..].iter().zip(label.chunks(size_of::<u64>())) {
+            let mut whole = [0; size_of::<u64>()];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+        words[at::LABEL_VERSION].store(changing.wrapping_add(1), Ordering::Release);
+    }
+
+    /// The label as it is.
+    pub(crate) fn label(&self) -> Vec<u8> {
+        read_label(self.page.words())
+    }
+
+    fn store(&self, field: usize, value: u64) {
+        self.page.words()[field].store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

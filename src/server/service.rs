@@ -1,0 +1,294 @@
+//! What a user writes: a [`Service`], and what it is given to work with.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use slog::Logger;
+
+use super::acceptor::Acceptor;
+use super::conn::Conn;
+use super::drain::{DrainNotice, MasterLink};
+use super::scoreboard::Record;
+use super::worker_config::{WorkerBirth, WorkerConfig};
+use super::{Generation, Slot, worker};
+use crate::sys::clock::Monotonic;
+
+/// Any error of a service's own.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The result of a service's functions.
+pub type Result<T, E = BoxError> = std::result::Result<T, E>;
+
+/// What becomes of a connection after [`Service::serve`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Keep it open; serve again when more has come.
+    Park,
+    /// Send what is unsent and close it.
+    Close,
+}
+
+/// A server's own part: what it preloads, and how it answers a request.
+///
+/// ```
+/// use std::io::Write;
+/// use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+///
+/// struct Greeter { greeting: &'static str }
+///
+/// impl Service for Greeter {
+///     type Preload = String;
+///     fn preload(cx: &PreloadCx) -> Result<String> {
+///         Ok(cx.arg_opt("greeting").unwrap_or("hello").to_owned())
+///     }
+///     fn start(greeting: &'static String, _: &WorkerCx) -> Result<Self> {
+///         Ok(Greeter { greeting })
+///     }
+///     fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx) -> Result<Next> {
+///         let Some(name) = conn.read_line(80)? else { return Ok(Next::Close) };
+///         writeln!(conn, "{} {name}, here is slot {}", self.greeting, cx.slot())?;
+///         Ok(Next::Park)
+///     }
+/// }
+/// ```
+pub trait Service: Sized + 'static {
+    /// What the template builds once and all workers share, copy-on-write.
+    type Preload: 'static;
+
+    /// Runs once in the template, before any worker is forked. It must start no thread.
+    ///
+    /// # Errors
+    /// The server, or the reload, does not come up and says this error.
+    fn preload(cx: &PreloadCx) -> Result<Self::Preload>;
+
+    /// Runs once in each worker, before it accepts.
+    ///
+    /// # Errors
+    /// The worker leaves with this error as its last report to the master.
+    fn start(preload: &'static Self::Preload, cx: &WorkerCx) -> Result<Self>;
+
+    /// Answers one request. It is called when at least one byte of the request is in
+    /// [`Conn::buffer`], and may wait for the rest or, better, consume nothing and return
+    /// [`Next::Park`]: then it is called again when more has come, and a slow sender holds nobody up.
+    ///
+    /// # Errors
+    /// What was written is sent, the connection closed, the error logged; the worker lives.
+    fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next>;
+
+    /// The worker's whole life. As it stands it is the worker loop, which calls
+    /// [`serve`](Self::serve); a program with its own loop (an async runtime, an embedded
+    /// interpreter) takes the listeners, the readiness and the drain notice from `cx` instead, and
+    /// returns when drained.
+    ///
+    /// # Errors
+    /// The worker ends with this error, and the master puts another in its place.
+    fn run(self, cx: WorkerCx) -> Result<()> {
+        worker::run(self, cx)
+    }
+}
+
+/// A setting that a service asked for and nobody gave.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the service needs an argument named `{name}`, and none was given")]
+pub struct MissingArg {
+    /// Its name.
+    pub name: String,
+}
+
+/// What [`Service::preload`] is given.
+#[derive(Debug, Clone)]
+pub struct PreloadCx {
+    config: WorkerConfig,
+    generation: Generation,
+}
+
+impl PreloadCx {
+    pub(crate) fn new(config: WorkerConfig, generation: Generation) -> Self {
+        Self { config, generation }
+    }
+
+    /// The service's argument of that name.
+    ///
+    /// # Errors
+    /// [`MissingArg`] names it.
+    pub fn arg(&self, name: &str) -> Result<&str> {
+        self.config.arg(name)
+    }
+
+    /// The service's argument of that name, where it was given.
+    pub fn arg_opt(&self, name: &str) -> Option<&str> {
+        self.config.arg_opt(name)
+    }
+
+    /// The generation that is about to come.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl WorkerConfig {
+    fn arg(&self, name: &str) -> Result<&str> {
+        let missing = || MissingArg { name: name.to_owned() };
+        Ok(self.arg_opt(name).ok_or_else(missing)?)
+    }
+
+    fn arg_opt(&self, name: &str) -> Option<&str> {
+        self.args.get(name).map(String::as_str)
+    }
+}
+
+/// What a worker is made of; given to [`Service::start`] and [`Service::run`].
+pub struct WorkerCx {
+    pub(super) acceptors: Vec<Acceptor>,
+    pub(super) config: WorkerConfig,
+    pub(super) birth: WorkerBirth,
+    pub(super) pid: u32,
+    pub(super) notice: DrainNotice,
+    pub(super) record: Record,
+    pub(super) log: Logger,
+}
+
+impl fmt::Debug for WorkerCx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerCx")
+            .field("birth", &self.birth)
+            .field("pid", &self.pid)
+            .field("acceptors", &self.acceptors)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkerCx {
+    /// A worker's context, made in the worker after the fork.
+    ///
+    /// # Errors
+    /// Those of making a socket pair and an epoll instance.
+    pub(crate) fn new(
+        acceptors: Vec<Acceptor>,
+        config: WorkerConfig,
+        birth: WorkerBirth,
+        link: MasterLink,
+        record: Record,
+        log: Logger,
+    ) -> io::Result<Self> {
+        let notice = DrainNotice::new(link)?;
+        let pid = std::process::id();
+        Ok(Self { acceptors, config, birth, pid, notice, record, log })
+    }
+
+    /// This worker's seat.
+    pub fn slot(&self) -> Slot {
+        self.birth.slot
+    }
+
+    /// This worker's generation.
+    pub fn generation(&self) -> Generation {
+        self.birth.generation
+    }
+
+    /// This worker's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The service's argument of that name.
+    ///
+    /// # Errors
+    /// [`MissingArg`] names it.
+    pub fn arg(&self, name: &str) -> Result<&str> {
+        self.config.arg(name)
+    }
+
+    /// The service's argument of that name, where it was given.
+    pub fn arg_opt(&self, name: &str) -> Option<&str> {
+        self.config.arg_opt(name)
+    }
+
+    /// The listeners, in the order in which they were configured. They are non-blocking, and shared
+    /// with all other workers: a connection seen waiting may be gone when it is accepted.
+    pub fn listeners(&self) -> &[Acceptor] {
+        &self.acceptors
+    }
+
+    /// Tells the master that this worker accepts connections. Only the first call does anything. A
+    /// master that is gone is no error: [`draining`](Self::draining) says so.
+    pub fn ready(&self) {
+        self.notice.ready(&self.record);
+    }
+
+    /// Whether the master has asked this worker to drain, or is gone, or the worker got SIGTERM.
+    pub fn draining(&self) -> bool {
+        self.notice.asked()
+    }
+
+    /// A descriptor that is readable from the moment at which [`draining`](Self::draining) is true.
+    /// Nothing is to be read from it.
+    pub fn drain_fd(&self) -> BorrowedFd<'_> {
+        self.notice.as_fd()
+    }
+
+    /// The worker's log; its records carry slot, pid and generation.
+    pub fn log(&self) -> &Logger {
+        &self.log
+    }
+}
+
+/// What [`Service::serve`] is given, beside the connection.
+#[derive(Debug)]
+pub struct RequestCx<'a> {
+    pub(super) config: &'a WorkerConfig,
+    pub(super) birth: &'a WorkerBirth,
+    pub(super) record: &'a Record,
+    pub(super) pid: u32,
+    pub(super) draining: bool,
+    pub(super) deadline: Option<Monotonic>,
+}
+
+impl RequestCx<'_> {
+    /// This worker's seat.
+    pub fn slot(&self) -> Slot {
+        self.birth.slot
+    }
+
+    /// This worker's generation.
+    pub fn generation(&self) -> Generation {
+        self.birth.generation
+    }
+
+    /// This worker's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Says what the request is about, for status and log: at most
+    /// [`LABEL_BYTES`](super::LABEL_BYTES) bytes, the rest is cut. It lasts until the request ends.
+    pub fn label(&self, label: impl AsRef<[u8]>) {
+        self.record.set_label(label.as_ref());
+    }
+
+    /// Whether the worker is on its way out: the last request of this connection, say so if the
+    /// protocol can.
+    pub fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// When the request must have ended; none: whenever it likes.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.map(Monotonic::instant)
+    }
+
+    /// Whether the deadline has passed. From then on SIGALRM interrupts blocking calls every ten
+    /// milliseconds. It may also come once too early, so code that sees EINTR asks here whether to
+    /// give up or to call again.
+    pub fn overdue(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
+    }
+
+    /// The service's argument of that name, where it was given.
+    pub fn arg_opt(&self, name: &str) -> Option<&str> {
+        self.config.arg_opt(name)
+    }
+}

@@ -1,0 +1,225 @@
+//! Routes that hurt the worker, for tests: it sleeps, spins, panics, crashes, leaks, holds a lock,
+//! leaves a process.
+//!
+//! A fault is parsed into [`Fault`] before anything happens, with every number in its range.
+//! `hello` has these routes only with the argument `faults=true`; they are for whoever may stop the
+//! server anyway.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollTimeout, poll};
+use nix::sys::signal::{Signal, raise};
+
+use crate::server::RequestCx;
+
+const MAX_MS: u32 = 600_000;
+const MAX_MB: u32 = 1024;
+const MAX_CODE: u32 = 255;
+
+/// One fault, ready to be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Blocks in a system call that a signal interrupts.
+    Sleep(Duration),
+    /// Computes and never asks for anything.
+    Spin(Duration),
+    Panic,
+    Segv,
+    Abort,
+    Exit(i32),
+    /// Keeps so many MiB for as long as the worker lives.
+    Leak(usize),
+    /// Holds an exclusive lock on a file.
+    Flock {
+        path: PathBuf,
+        hold: Duration,
+    },
+    /// Starts a subprocess that lives so long.
+    Spawn(Duration),
+}
+
+/// A query that does not say what a fault needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadQuery {
+    /// A number that is missing, not decimal, or out of its range.
+    #[error("{name}: a number from 0 to {most} is needed, as in ?{name}=1")]
+    Number { name: &'static str, most: u32 },
+    /// A file's path that is missing or badly encoded.
+    #[error("path: the absolute path of a file is needed, percent-encoded, as in ?path=/tmp/lock")]
+    Path,
+}
+
+impl Fault {
+    /// The fault at this path; none if there is no such route.
+    pub(super) fn parse(path: &str, query: &str) -> Option<Result<Fault, BadQuery>> {
+        let query = Query(query);
+        Some(match path.strip_prefix("/fault/")? {
+            "sleep" => query.duration().map(Fault::Sleep),
+            "spin" => query.duration().map(Fault::Spin),
+            "panic" => Ok(Fault::Panic),
+            "segv" => Ok(Fault::Segv),
+            "abort" => Ok(Fault::Abort),
+            "exit" => query.number("code", MAX_CODE).map(|code| Fault::Exit(code as i32)),
+            "leak" => query.number("mb", MAX_MB).map(|mb| Fault::Leak(mb as usize)),
+            "flock" => query.flock(),
+            "spawn" => query.duration().map(Fault::Spawn),
+            _ => return None,
+        })
+    }
+}
+
+/// The part of a target after the question mark.
+struct Query<'q>(&'q str);
+
+impl Query<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
+    }
+
+    fn number(&self, name: &'static str, most: u32) -> Result<u32, BadQuery> {
+        let digits = self.get(name).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|digits| digits.parse().ok());
+        number.filter(|number| *number <= most).ok_or(BadQuery::Number { name, most })
+    }
+
+    fn duration(&self) -> Result<Duration, BadQuery> {
+        let ms = self.number("ms", MAX_MS)?;
+        Ok(Duration::from_millis(ms.into()))
+    }
+
+    fn flock(&self) -> Result<Fault, BadQuery> {
+        let path = self.get("path").and_then(percent_decoded).ok_or(BadQuery::Path)?;
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(BadQuery::Path);
+        }
+        Ok(Fault::Flock { path: path.into(), hold: self.duration()? })
+    }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Commits faults, and keeps what they leak.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    leaked: Vec<Vec<u8>>,
+}
+
+impl Faults {
+    /// Commits one; gives the words of the answer, if it returns at all.
+    ///
+    /// # Errors
+    /// `TimedOut` if the request's deadline interrupted it; else the system's own.
+    #[allow(clippy::panic)]
+    pub(super) fn commit(&mut self, fault: &Fault, cx: &RequestCx<'_>) -> io::Result<String> {
+        match fault {
+            Fault::Sleep(how_long) => sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n")),
+            Fault::Spin(how_long) => Ok(spin(*how_long)),
+            Fault::Panic => panic!("asked for by /fault/panic"),
+            Fault::Segv => segv(),
+            Fault::Abort => std::process::abort(),
+            Fault::Exit(code) => std::process::exit(*code),
+            Fault::Leak(mebibytes) => self.leak(*mebibytes),
+            Fault::Flock { path, hold } => hold_lock(path, *hold, cx),
+            Fault::Spawn(how_long) => spawn_sleep(*how_long),
+        }
+    }
+
+    fn leak(&mut self, mebibytes: usize) -> io::Result<String> {
+        let bytes = mebibytes << 20;
+        let mut block = Vec::new();
+        block.try_reserve_exact(bytes).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        // Zeros might stay untouched pages.
+        block.resize(bytes, 1);
+        self.leaked.push(block);
+        Ok(format!("leaked {mebibytes} MiB\n"))
+    }
+}
+
+/// poll(2) of nothing: unlike `thread::sleep` it comes back when a signal interrupts it.
+fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
+    let end = Instant::now() + how_long;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let millis = left.as_nanos().div_ceil(1_000_000);
+        match poll(&mut [], PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => in_time(cx)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn in_time(cx: &RequestCx<'_>) -> io::Result<()> {
+    match cx.overdue() {
+        true => Err(io::Error::new(io::ErrorKind::TimedOut, "the request's deadline has passed")),
+        false => Ok(()),
+    }
+}
+
+fn spin(how_long: Duration) -> String {
+    let end = Instant::now() + how_long;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+    format!("spun {how_long:?}\n")
+}
+
+/// Rust's own handler for stack overflows takes the first signal and restores the default course;
+/// so it is raised again.
+fn segv() -> io::Result<String> {
+    loop {
+        raise(Signal::SIGSEGV)?;
+    }
+}
+
+fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<String> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let mut file = open.map_err(named)?;
+    let _guard = loop {
+        file = match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(guard) => break guard,
+            Err((file, Errno::EINTR)) => in_time(cx).map(|()| file)?,
+            Err((_, error)) => return Err(named(error.into())),
+        };
+    };
+    sleep(hold, cx)?;
+    Ok(format!("held {} for {hold:?}\n", path.display()))
+}
+
+/// The shell leaves at once, so the sleeping process is nobody's zombie here; its group is its own,
+/// so it outlives all.
+fn spawn_sleep(how_long: Duration) -> io::Result<String> {
+    let output = Command::new("/bin/sh")
+        .args(["-c", r#"sleep "$0" >/dev/null 2>&1 & echo $!"#])
+        .arg(how_long.as_secs_f64().to_string())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))?;
+    Ok(format!("spawned pid {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+#[cfg(test)]
+mod tests;

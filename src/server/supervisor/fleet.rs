@@ -1,0 +1,159 @@
+//! The book of workers: every life that has been asked for and is not yet known to be over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::message::Identity;
+use super::seats::{Seat, Seats};
+use super::table::{Report, Sitter};
+use crate::server::{Generation, Slot, WorkerId};
+
+/// Where a worker stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    /// The fork has been asked for.
+    Asked,
+    /// It exists and starts its service.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It is to finish what is in hand and leave, or leaves by itself after a failed start.
+    Draining,
+    /// It has been killed; its end has not been reported.
+    Killed,
+}
+
+/// One life.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    pub(super) pid: Option<i32>,
+    state: WorkerState,
+    pub(super) asked_at: Duration,
+    pub(super) ready_at: Option<Duration>,
+}
+
+impl Worker {
+    pub(super) fn state(&self) -> WorkerState {
+        self.state
+    }
+
+    pub(super) fn is_unready(&self) -> bool {
+        self.sitter() == Sitter::Unready
+    }
+
+    /// Whether its template may still have to fork it.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.pid.is_none()
+    }
+
+    pub(super) fn note_pid(&mut self, report: &Report) {
+        if let Report::Forked { pid } = report {
+            self.pid = Some(*pid);
+        }
+    }
+
+    pub(super) fn identity(&self, id: WorkerId) -> Identity {
+        Identity { id, slot: self.slot, generation: self.generation, pid: self.pid }
+    }
+
+    fn sitter(&self) -> Sitter {
+        match self.state {
+            WorkerState::Asked | WorkerState::Starting => Sitter::Unready,
+            WorkerState::Ready => Sitter::Ready,
+            WorkerState::Draining | WorkerState::Killed => Sitter::Nobody,
+        }
+    }
+}
+
+/// All lives, and each slot's failures in a row.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    workers: BTreeMap<WorkerId, Worker>,
+    pub(super) seats: Seats,
+    failures: BTreeMap<Slot, u32>,
+    last_id: u64,
+}
+
+impl Fleet {
+    /// Enters a new life.
+    pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
+        self.last_id += 1;
+        let id = WorkerId(self.last_id);
+        let worker = Worker { slot, generation, pid: None, state: WorkerState::Asked, asked_at: now, ready_at: None };
+        self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
+        self.workers.insert(id, worker);
+        id
+    }
+
+    /// The worker now stands there in its life.
+    pub(super) fn set_state(&mut self, id: WorkerId, state: WorkerState) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            let was = worker.sitter();
+            worker.state = state;
+            self.seats.change(worker.slot, id, was, worker.sitter());
+        }
+    }
+
+    pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.workers.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
+        let worker = self.workers.remove(&id)?;
+        self.seats.change(worker.slot, id, worker.sitter(), Sitter::Nobody);
+        Some(worker)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().map(|(&id, worker)| (id, worker))
+    }
+
+    /// The lives for which `which` holds, by birth.
+    pub(super) fn ids_where(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
+        self.iter().filter(|(_, worker)| which(worker)).map(|(id, _)| id).collect()
+    }
+
+    /// Who sits in the slot's seat, told apart by the generation that is wanted.
+    pub(super) fn seat(&self, slot: Slot, wanted: Generation) -> Seat {
+        let mut seat = Seat::default();
+        for &id in self.seats.sitters(slot) {
+            let Some(worker) = self.workers.get(&id) else {
+                continue;
+            };
+            let half = if worker.generation == wanted { &mut seat.fresh } else { &mut seat.stale };
+            *half = Some((id, worker.sitter()));
+        }
+        seat
+    }
+
+    /// The seats in which a successor is in the making.
+    pub(super) fn surging_seats(&self, wanted: Generation) -> Vec<Seat> {
+        self.seats.shared().map(|slot| self.seat(slot, wanted)).filter(Seat::is_surging).collect()
+    }
+
+    /// Counts one more failure in a row for the slot, and gives their number.
+    pub(super) fn blame(&mut self, slot: Slot) -> u32 {
+        let failures = self.failures.entry(slot).or_default();
+        *failures = failures.saturating_add(1);
+        *failures
+    }
+
+    pub(super) fn forgive(&mut self, slot: Slot) {
+        self.failures.remove(&slot);
+    }
+
+    /// Forgives every slot, and gives those that had failed.
+    pub(super) fn forgive_all(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.failures).into_keys().collect()
+    }
+}

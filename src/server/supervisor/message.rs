@@ -1,0 +1,205 @@
+//! What the supervisor hears, and what it asks for.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::fleet::WorkerState;
+use crate::server::{Generation, Slot, WorkerId};
+
+/// Something that happened.
+///
+/// The shell keeps to this: every [`Action::Fork`] ends in exactly one [`Event::WorkerExited`], or, where no process
+/// came to be, in one [`Event::WorkerFailed`] with [`StartFailure::Resource`]; that includes forks which a template
+/// took into its grave, reported after the template's own death. Nothing is reported of a template after its death or
+/// after [`Action::CloseTemplate`]. Reports on a worker may come in any order, double, or late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The master is set up and its listeners are bound: go.
+    Boot,
+    /// A template has ended its preload and can fork.
+    TemplateReady { generation: Generation },
+    /// A template could not be started, or its preload failed.
+    TemplateFailed { generation: Generation, words: String },
+    /// A template is gone.
+    TemplateDied { generation: Generation, words: String },
+    /// The template has forked the worker.
+    WorkerForked { id: WorkerId, pid: i32 },
+    /// The worker's service has started.
+    WorkerReady { id: WorkerId },
+    /// The worker could not start.
+    WorkerFailed { id: WorkerId, cause: StartFailure },
+    /// The worker is gone; the words are its own, if it left any.
+    WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
+    /// The operator wants something.
+    Signal(Signal),
+    /// The time of [`Supervisor::next_timer`](super::Supervisor::next_timer) has come. The shell first hands over
+    /// the reports that already wait, so that a master that was stopped itself blames nobody for it.
+    Tick,
+}
+
+/// What an operator can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// TERM: drain and leave.
+    Stop,
+    /// INT, QUIT: leave within the quick timeout; twice: at once.
+    Quit,
+    /// HUP: the next generation, rolled in.
+    Reload,
+    /// TTIN: one worker more; after [`Signal::DrainWorkers`], the workers as they were.
+    More,
+    /// TTOU: one worker fewer, never fewer than one.
+    Fewer,
+    /// WINCH: drain the workers and fork none until [`Signal::Reload`] or [`Signal::More`].
+    DrainWorkers,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StartFailure {
+    /// The service said no; its own words. The worker leaves by itself.
+    Refused { words: String },
+    /// No process came to be: EAGAIN, ENOMEM, EMFILE, or the template was gone.
+    Resource { words: String },
+    /// It was not ready in time.
+    TimedOut,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Code 0.
+    Clean,
+    /// Another code.
+    Code(i32),
+    /// Killed by this signal.
+    Signal(i32),
+    /// Gone, and nobody was left to reap it and say how.
+    Unknown,
+}
+
+/// Something the shell is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start a template of this generation; no other of this generation lives.
+    StartTemplate { generation: Generation },
+    /// End this template for good, whatever state it is in.
+    CloseTemplate { generation: Generation },
+    /// Fork a worker from the generation's template, which is alive and ready.
+    Fork { id: WorkerId, slot: Slot, generation: Generation },
+    /// Ask the worker to drain. It may not exist yet: the wish then waits on its socket.
+    Drain { id: WorkerId },
+    /// Kill the worker, which may not exist yet. Asked once for a worker, and followed by its end.
+    Kill { id: WorkerId, why: KillReason },
+    /// Close the master's own listeners; workers still hold theirs.
+    CloseListeners,
+    /// A fact for the log.
+    Notice(Notice),
+    /// The server has ended: no process is left. The last action of all.
+    Leave(Outcome),
+}
+
+/// Why a worker is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KillReason {
+    /// It was not ready within the start timeout.
+    NotReady,
+    /// It had not drained by the end of its time.
+    NotDrained,
+    /// Its template was lost before it was seen to be forked.
+    TemplateLost,
+    /// The first boot failed.
+    BootFailed,
+    /// The operator asked twice for a quick stop.
+    AtOnce,
+}
+
+/// How the server ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was asked to.
+    Stopped,
+    /// The first boot failed; the words are the template's or the worker's own.
+    BootFailed { words: String },
+}
+
+/// A fact of the server's life, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Said once: every slot has a ready worker for the first time.
+    Serving { workers: u32, took: Duration },
+    /// A template can fork.
+    TemplateReady { generation: Generation, took: Duration },
+    /// A template failed, died, or was given up.
+    TemplateLost { generation: Generation, words: String },
+    /// A lost template's successor starts after this delay.
+    TemplateDelayed { generation: Generation, delay: Duration },
+    /// A worker serves.
+    WorkerReady { worker: Identity, took: Duration },
+    /// A worker did not start.
+    WorkerFailed { worker: Identity, cause: StartFailure, took: Duration },
+    /// A worker is gone; `was` tells whether that was wished.
+    WorkerExited { worker: Identity, was: WorkerState, exit: Exit, words: Option<String>, took: Duration },
+    /// The slot's next worker is forked after this delay.
+    SlotDelayed { slot: Slot, failures: u32, delay: Duration },
+    /// A reload has begun.
+    Reloading { generation: Generation },
+    /// A reload waits for the end of what is under way.
+    ReloadQueued,
+    /// The new generation serves in every slot.
+    Reloaded { generation: Generation, took: Duration },
+    /// The new generation is withdrawn; the old one goes on.
+    ReloadFailed { generation: Generation, words: String },
+    /// The number of workers to keep.
+    Target { workers: u32 },
+    /// The workers drain, and none is forked for now.
+    Paused,
+    /// Workers are forked again.
+    Resumed,
+    /// The server is on its way out.
+    Stopping { signal: Signal },
+    /// The signal means nothing now.
+    Ignored { signal: Signal },
+}
+
+/// Which worker a notice is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) id: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+    /// Unknown until the template has told it.
+    pub(crate) pid: Option<i32>,
+}
+
+impl fmt::Display for KillReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotReady => "it was not ready in time",
+            Self::NotDrained => "it had not drained in time",
+            Self::TemplateLost => "its template was lost before it was seen to be forked",
+            Self::BootFailed => "the server did not boot",
+            Self::AtOnce => "the operator asked to stop at once",
+        })
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { words } | Self::Resource { words } => f.write_str(words),
+            Self::TimedOut => f.write_str("not ready in time"),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean => f.write_str("exited with code 0"),
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("is gone, and nobody saw how"),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The supervisor: which templates and workers there are to be, decided without touching one.
+//!
+//! It is a pure state machine. It sees `(now, event)` and gives actions; it knows no clock, no descriptor and no
+//! system call, so thousands of random lives of a server are simulated in seconds, and each replays from its seed.
+//! Time is a [`Duration`] since any fixed start.
+//!
+//! An event is first written into the books ([`fleet`], [`seats`], [`templates`], [`timers`]), then looked up in the policy's
+//! [`table`], and the step found there is carried out ([`steps`]); last, the seats are looked over and whatever
+//! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
+//! led to it.
+
+mod fleet;
+mod message;
+mod policy;
+mod random;
+mod reports;
+mod seats;
+mod settle;
+#[cfg(test)]
+mod simulation;
+mod steps;
+mod table;
+mod templates;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use self::fleet::Fleet;
+use self::random::Random;
+use self::table::Cue;
+use self::templates::Templates;
+use self::timers::{Timer, Timers};
+use super::Generation;
+
+pub(crate) use self::fleet::WorkerState;
+pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
+pub(crate) use self::policy::Policy;
+pub(crate) use self::table::Phase;
+
+/// The state machine; see the [module](self).
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    policy: Policy,
+    random: Random,
+    now: Duration,
+    phase: Phase,
+    /// How many slots are to be filled, counted from slot 0.
+    target: u32,
+    /// The generation that serves and has proven itself.
+    current: Generation,
+    /// The generation that a reload brings.
+    incoming: Option<Generation>,
+    /// The generation that each slot is to have: the current one, or during a roll the incoming one.
+    wanted: Generation,
+    /// The newest generation there has been.
+    newest: Generation,
+    reload_queued: bool,
+    /// When the boot or the reload under way began.
+    began_at: Duration,
+    outcome: Outcome,
+    fleet: Fleet,
+    templates: Templates,
+    timers: Timers,
+    actions: VecDeque<Action>,
+}
+
+impl Supervisor {
+    /// A supervisor that waits for [`Event::Boot`]; the seed is for the jitter of delays.
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        let first = Generation(1);
+        Self {
+            target: policy.workers.clamp(1, policy.max_workers.max(1)),
+            policy,
+            random: Random::new(seed),
+            now: Duration::ZERO,
+            phase: Phase::New,
+            current: first,
+            incoming: None,
+            wanted: first,
+            newest: first,
+            reload_queued: false,
+            began_at: Duration::ZERO,
+            outcome: Outcome::Stopped,
+            fleet: Fleet::default(),
+            templates: Templates::default(),
+            timers: Timers::default(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened; then [`poll_action`](Self::poll_action) is to be called until it gives nothing more.
+    ///
+    /// A `now` before an earlier one is taken for that one: time never goes back.
+    pub(crate) fn handle(&mut self, now: Duration, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Boot => self.apply(Cue::Boot, ""),
+            Event::TemplateReady { generation } => self.template_ready(generation),
+            Event::TemplateFailed { generation, words } => self.give_up_template(generation, &words),
+            Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
+            Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
+            Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
+            Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
+            Event::WorkerExited { id, exit, words } => {
+                self.worker_report(id, table::Report::Exited { exit, words });
+            }
+            Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
+            Event::Tick => {
+                while let Some(timer) = self.timers.pop_due(self.now) {
+                    self.ran_out(timer);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// The next thing to do, in the order in which it is to be done.
+    #[must_use]
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`handle`](Self::handle) with [`Event::Tick`], if nothing happens before.
+    pub(crate) fn next_timer(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    fn ran_out(&mut self, timer: Timer) {
+        match timer {
+            Timer::Preload(generation) => {
+                let limit = self.policy.preload_timeout;
+                let words = format!("the template did not end its preload within {limit:?}");
+                self.give_up_template(generation, &words);
+            }
+            Timer::TemplateRetry(generation) => self.start_template(generation),
+            Timer::Worker(id) => self.worker_late(id),
+            // The look over the seats that follows every event does the rest.
+            Timer::SlotRetry(_) => {}
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.act(Action::Notice(notice));
+    }
+}
+
+/// What the tests look at.
+#[cfg(test)]
+impl Supervisor {
+    /// Where the server stands.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How many workers there are to be.
+    pub(crate) fn target(&self) -> u32 {
+        self.target
+    }
+
+    /// The generation that serves; during a reload, still the old one.
+    pub(crate) fn generation(&self) -> Generation {
+        self.current
+    }
+
+    /// The generation that a reload is bringing.
+    pub(crate) fn incoming(&self) -> Option<Generation> {
+        self.incoming
+    }
+
+    /// Every worker whose end is not yet known, by birth.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
+        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state()))
+    }
+}

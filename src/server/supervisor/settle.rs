@@ -1,0 +1,120 @@
+//! The look over all seats and templates that ends every event.
+
+use super::seats::Seat;
+use super::table::{self, Cue, Role, SeatStep, TemplateStep};
+use super::templates::TemplateState;
+use super::timers::Timer;
+use super::{Action, Supervisor};
+use crate::server::{Generation, Slot};
+
+impl Supervisor {
+    /// Asks for what the seats lack, lets go of what nobody needs, and raises the conditions that now hold, until
+    /// the phase is at rest.
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.look_over_seats();
+            self.close_unneeded_templates();
+            let phase = self.phase;
+            for cue in self.conditions() {
+                self.apply(cue, "");
+            }
+            if self.phase == phase {
+                return;
+            }
+        }
+    }
+
+    /// What a generation is to the server now.
+    pub(super) fn role(&self, generation: Generation) -> Role {
+        if Some(generation) == self.incoming {
+            Role::Incoming
+        } else if generation == self.current {
+            Role::Current
+        } else {
+            Role::Retired
+        }
+    }
+
+    fn look_over_seats(&mut self) {
+        let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
+        let surging = self.fleet.surging_seats(self.wanted).len();
+        let mut room = (self.policy.max_surge.max(1) as usize).saturating_sub(surging);
+        for slot in self.fleet.seats.unsettled() {
+            let seat = self.fleet.seat(slot, self.wanted);
+            let wanted = self.phase.is_staffed() && slot.0 < self.target;
+            let may_fork = has_template && !self.timers.is_set(Timer::SlotRetry(slot));
+            match table::seat(wanted, seat.stale_sitter(), seat.fresh_sitter()) {
+                SeatStep::Rest => {}
+                SeatStep::Vacate => self.vacate(seat),
+                SeatStep::Fork if may_fork => self.fork(slot),
+                SeatStep::ForkBeside if may_fork && room > 0 => {
+                    room -= 1;
+                    self.fork(slot);
+                }
+                SeatStep::Fork | SeatStep::ForkBeside => continue, // It stays unsettled.
+                SeatStep::DrainStale => {
+                    if let Some((id, _)) = seat.stale {
+                        self.drain(id);
+                    }
+                }
+            }
+            self.fleet.seats.settle(slot);
+        }
+    }
+
+    fn vacate(&mut self, seat: Seat) {
+        for (id, _) in seat.stale.into_iter().chain(seat.fresh) {
+            self.drain(id);
+        }
+    }
+
+    fn fork(&mut self, slot: Slot) {
+        let generation = self.wanted;
+        let id = self.fleet.add(slot, generation, self.now);
+        let limit = self.policy.start_timeout;
+        self.timers.set(Timer::Worker(id), self.now + limit);
+        self.act(Action::Fork { id, slot, generation });
+    }
+
+    fn close_unneeded_templates(&mut self) {
+        let steps: Vec<_> = self
+            .templates
+            .iter()
+            .map(|(generation, template)| {
+                let needed = !self.phase.is_ending() && self.role(generation) != Role::Retired;
+                let has_workers = self.has_workers(generation);
+                let step = table::template(needed, template.state, has_workers);
+                (generation, step)
+            })
+            .collect();
+        for (generation, step) in steps {
+            if step == TemplateStep::Keep {
+                continue;
+            }
+            self.templates.remove(generation);
+            self.timers.cancel(Timer::Preload(generation));
+            self.timers.cancel(Timer::TemplateRetry(generation));
+            if step == TemplateStep::Close {
+                self.act(Action::CloseTemplate { generation });
+            }
+        }
+    }
+
+    fn has_workers(&self, generation: Generation) -> bool {
+        self.fleet.iter().any(|(_, worker)| worker.generation == generation)
+    }
+
+    fn conditions(&self) -> Vec<Cue> {
+        let mut cues = Vec::new();
+        if self.fleet.seats.are_all_ready() {
+            cues.push(Cue::Staffed);
+        }
+        if self.reload_queued {
+            cues.push(Cue::ReloadWaits);
+        }
+        if self.fleet.is_empty() && self.templates.is_empty() {
+            cues.push(Cue::Empty);
+        }
+        cues
+    }
+}

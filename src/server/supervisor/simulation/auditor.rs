@@ -1,0 +1,252 @@
+//! Keeps its own books from what the supervisor hears and asks for, and checks every action against them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
+use super::super::{StartFailure, Supervisor};
+use super::SECOND;
+use super::consequences::{Consequences, Standing};
+use super::world::World;
+use crate::server::{Generation, Slot, WorkerId};
+
+/// A worker, as far as it has been heard of.
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    pub(super) asked_at: Duration,
+    pub(super) forked: bool,
+    /// Since when it has been ready.
+    pub(super) ready: Option<Duration>,
+    /// Since when it is on its way out, and how long it has.
+    pub(super) leaving: Option<(Duration, Duration)>,
+    pub(super) killed: bool,
+}
+
+impl Worker {
+    pub(super) fn is_seated(&self) -> bool {
+        self.leaving.is_none() && !self.killed
+    }
+}
+
+pub(super) struct Auditor {
+    pub(super) policy: Policy,
+    pub(super) now: Duration,
+    pub(super) event: Event,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) last_id: u64,
+    pub(super) newest: Generation,
+    pub(super) target: u32,
+    pub(super) standing: Standing,
+    pub(super) consequences: Consequences,
+    pub(super) quits: u32,
+    pub(super) stops: u32,
+    pub(super) served: bool,
+    pub(super) reload_failed: bool,
+    pub(super) listeners_closed: bool,
+    pub(super) left: bool,
+    /// The latest forks for a slot and generation, forgotten when the operator interferes.
+    pub(super) forks: BTreeMap<(Slot, Generation), VecDeque<Duration>>,
+}
+
+impl Auditor {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            target: policy.workers,
+            now: Duration::ZERO,
+            event: Event::Tick,
+            workers: BTreeMap::new(),
+            last_id: 0,
+            newest: Generation(0),
+            standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
+            consequences: Consequences::new(policy.clone()),
+            quits: 0,
+            stops: 0,
+            served: false,
+            reload_failed: false,
+            listeners_closed: false,
+            left: false,
+            forks: BTreeMap::new(),
+            policy,
+        }
+    }
+
+    /// Writes down what the supervisor is about to hear.
+    pub(super) fn hear(&mut self, now: Duration, event: &Event) {
+        self.now = now;
+        self.event = event.clone();
+        let worker = match event {
+            Event::WorkerFailed { id, .. } | Event::WorkerExited { id, .. } => self.workers.get(id),
+            _ => None,
+        };
+        self.consequences.hear(now, event, worker, self.standing);
+        let quick = self.policy.quick_timeout;
+        match event {
+            Event::WorkerForked { id, .. } => {
+                self.workers.entry(*id).and_modify(|worker| worker.forked = true);
+            }
+            Event::WorkerReady { id } => {
+                if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_seated()) {
+                    worker.ready.get_or_insert(now);
+                }
+            }
+            Event::WorkerFailed { id, cause } => match cause {
+                StartFailure::Resource { .. } => {
+                    self.workers.remove(id);
+                }
+                StartFailure::Refused { .. } => {
+                    let unready = |worker: &&mut Worker| worker.is_seated() && worker.ready.is_none();
+                    if let Some(worker) = self.workers.get_mut(id).filter(unready) {
+                        worker.leaving = Some((now, quick));
+                    }
+                }
+                StartFailure::TimedOut => {}
+            },
+            Event::WorkerExited { id, .. } => {
+                self.workers.remove(id);
+            }
+            Event::Signal(signal) => {
+                self.forks.clear();
+                self.quits += u32::from(*signal == Signal::Quit);
+                self.stops += u32::from(*signal == Signal::Stop);
+                if *signal == Signal::Quit {
+                    for worker in self.workers.values_mut() {
+                        if let Some((since, limit)) = &mut worker.leaving {
+                            *limit = (*limit).min(now - *since + quick);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn read_notices(&mut self, actions: &[Action]) {
+        let failed = |action: &Action| matches!(action, Action::Notice(Notice::ReloadFailed { .. }));
+        self.reload_failed = actions.iter().any(failed);
+    }
+
+    pub(super) fn check_action(&mut self, action: &Action, supervisor: &Supervisor, world: &World) {
+        assert!(!self.left, "{action:?} after the end");
+        match action {
+            Action::StartTemplate { generation } => {
+                assert!(!world.templates().contains(generation), "two of one generation");
+                assert!(generation.0 <= self.newest.0 + 1);
+                self.newest = self.newest.max(*generation);
+                assert_eq!(self.stops + self.quits, 0, "started on the way out");
+            }
+            Action::CloseTemplate { generation } => self.check_close(*generation, world),
+            Action::Fork { id, slot, generation } => {
+                assert!(world.has_ready_template(*generation), "no template for {id:?}");
+                self.check_fork(*id, *slot, *generation, supervisor);
+            }
+            Action::Drain { id } => self.check_drain(*id, supervisor),
+            Action::Kill { id, why } => self.check_kill(*id, *why),
+            Action::CloseListeners => {
+                assert!(!self.listeners_closed, "closed twice");
+                self.listeners_closed = true;
+            }
+            Action::Notice(Notice::Serving { .. }) => {
+                assert!(!self.served, "said twice");
+                self.served = true;
+                self.assert_staffed(supervisor);
+            }
+            Action::Notice(Notice::Reloaded { .. }) => self.assert_staffed(supervisor),
+            Action::Notice(_) => {}
+            Action::Leave(outcome) => {
+                self.left = true;
+                assert_eq!(world.processes(), 0, "left an orphan");
+                assert_eq!(world.templates(), [], "left a template");
+                assert!(self.listeners_closed);
+                match outcome {
+                    Outcome::Stopped => assert!(self.stops + self.quits > 0),
+                    Outcome::BootFailed { words } => assert!(!self.served && !words.is_empty()),
+                }
+            }
+        }
+    }
+
+    fn check_close(&self, generation: Generation, world: &World) {
+        assert!(world.templates().contains(&generation), "closed twice");
+        let mut own = self.workers.values().filter(|worker| worker.generation == generation);
+        if world.has_ready_template(generation) && own.clone().any(|worker| worker.forked) {
+            // Its workers would lose who reaps them: only if it is stuck, or all is killed anyway.
+            let patience = self.policy.quick_timeout;
+            let stuck = own.any(|worker| !worker.forked && self.now >= worker.asked_at + patience);
+            assert!(stuck || !self.served || self.quits > 1, "closed a parent");
+        }
+    }
+
+    fn check_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation, supervisor: &Supervisor) {
+        assert!(id.0 > self.last_id, "an id used again");
+        self.last_id = id.0;
+        assert!(slot.0 < supervisor.target());
+        assert_eq!(self.stops + self.quits, 0, "forked on the way out");
+        assert_ne!(supervisor.phase(), Phase::Paused);
+        let worker =
+            Worker { slot, generation, asked_at: self.now, forked: false, ready: None, leaving: None, killed: false };
+        self.workers.insert(id, worker);
+        self.consequences.check_fork(slot, generation);
+        let forks = self.forks.entry((slot, generation)).or_default();
+        forks.push_back(self.now);
+        while forks.front().is_some_and(|&at| at + SECOND < self.now) {
+            forks.pop_front();
+        }
+        assert!(forks.len() <= 12, "slot {slot} spins");
+    }
+
+    fn check_drain(&mut self, id: WorkerId, supervisor: &Supervisor) {
+        let worker = self.workers.get(&id).expect("drained a stranger");
+        assert!(worker.is_seated(), "drained twice");
+        let ending = self.stops + self.quits > 0;
+        let paused = supervisor.phase() == Phase::Paused;
+        let fewer = worker.slot.0 >= supervisor.target();
+        let replaced = self.workers.values().any(|other| {
+            other.slot == worker.slot
+                && other.ready.is_some()
+                && other.is_seated()
+                && other.generation != worker.generation
+                && Some(other.generation) == self.wanted(supervisor)
+        });
+        let rolled = matches!(self.event, Event::TemplateReady { .. });
+        let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
+        assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
+        let limit = match self.quits {
+            0 => self.policy.graceful_timeout,
+            _ => self.policy.quick_timeout,
+        };
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.leaving = Some((self.now, limit));
+        }
+    }
+
+    /// The generation that a roll or its withdrawal leads to.
+    fn wanted(&self, supervisor: &Supervisor) -> Option<Generation> {
+        match supervisor.phase() {
+            Phase::Rolling => supervisor.incoming(),
+            _ => Some(supervisor.generation()),
+        }
+    }
+
+    fn check_kill(&mut self, id: WorkerId, why: KillReason) {
+        let now = self.now;
+        let start_timeout = self.policy.start_timeout;
+        let worker = self.workers.get_mut(&id).expect("killed a stranger");
+        assert!(!worker.killed, "killed twice");
+        if why == KillReason::NotReady {
+            self.consequences.not_ready(worker);
+        }
+        worker.killed = true;
+        let just = match why {
+            KillReason::NotReady => {
+                let told = matches!(self.event, Event::WorkerFailed { .. });
+                worker.ready.is_none() && worker.leaving.is_none() && (told || now >= worker.asked_at + start_timeout)
+            }
+            KillReason::NotDrained => worker.leaving.is_some_and(|(since, limit)| now >= since + limit),
+            KillReason::TemplateLost => !worker.forked,
+            KillReason::BootFailed => !self.served,
+            KillReason::AtOnce => self.quits > 1,
+        };
+        assert!(just, "{id:?} was killed for nothing ({why:?})");
+    }
+}

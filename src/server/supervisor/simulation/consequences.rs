@@ -1,0 +1,136 @@
+//! What must follow from a failure: the end of a boot, the end of a reload, or a delay that grows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::{Action, Event, Notice, Phase, Policy, StartFailure};
+use super::auditor::Worker;
+use crate::server::{Generation, Slot};
+
+/// How a worker that nobody had sent away failed.
+enum Failure {
+    Start,
+    DiedYoung,
+    DiedWell,
+}
+
+/// Where the server stood before the event.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) phase: Phase,
+    pub(super) current: Generation,
+    pub(super) incoming: Option<Generation>,
+}
+
+pub(super) struct Consequences {
+    policy: Policy,
+    now: Duration,
+    standing: Standing,
+    boot_must_end: bool,
+    reload_must_end: bool,
+    reload_queued: bool,
+    failures: BTreeMap<Slot, u32>,
+    /// Until when a slot gets no worker of the generation.
+    barred: BTreeMap<(Slot, Generation), Duration>,
+}
+
+impl Consequences {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            now: Duration::ZERO,
+            standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
+            boot_must_end: false,
+            reload_must_end: false,
+            reload_queued: false,
+            failures: BTreeMap::new(),
+            barred: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in an event, and whom it is about.
+    pub(super) fn hear(&mut self, now: Duration, event: &Event, worker: Option<&Worker>, standing: Standing) {
+        self.now = now;
+        self.standing = standing;
+        self.boot_must_end = false;
+        self.reload_must_end = false;
+        if let Event::TemplateReady { generation } = event
+            && Some(*generation) == standing.incoming
+        {
+            self.failures.clear();
+            self.barred.clear();
+        }
+        if let Some(worker) = worker.filter(|worker| worker.is_seated())
+            && let Some(failure) = self.failure(event, worker)
+        {
+            self.failed(worker, failure);
+        }
+    }
+
+    /// A worker was killed because it was not ready in time.
+    pub(super) fn not_ready(&mut self, worker: &Worker) {
+        self.failed(worker, Failure::Start);
+    }
+
+    pub(super) fn check_fork(&self, slot: Slot, generation: Generation) {
+        let barred = self.barred.get(&(slot, generation));
+        assert!(barred.is_none_or(|&until| self.now >= until), "slot {slot} did not wait");
+    }
+
+    pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
+        let mut reload_ended = false;
+        for action in actions {
+            match action {
+                Action::Notice(Notice::ReloadFailed { .. }) => reload_ended = true,
+                Action::Notice(Notice::ReloadQueued) => self.reload_queued = true,
+                Action::Notice(Notice::Reloading { .. } | Notice::Paused) => {
+                    self.reload_queued = false;
+                }
+                _ => {}
+            }
+        }
+        assert!(!self.reload_must_end || reload_ended, "the roll went on after a failure");
+        assert!(!self.boot_must_end || phase.is_ending(), "the boot went on after a failure");
+        assert!(!(self.reload_queued && phase == Phase::Serving), "a queued reload was forgotten");
+    }
+
+    fn failure(&self, event: &Event, worker: &Worker) -> Option<Failure> {
+        match (event, worker.ready) {
+            (Event::WorkerFailed { cause, .. }, None) => {
+                // Too late is told by the kill that must follow.
+                (*cause != StartFailure::TimedOut).then_some(Failure::Start)
+            }
+            (Event::WorkerExited { .. }, None) => Some(Failure::Start),
+            (Event::WorkerExited { .. }, Some(since)) => match self.now - since < self.policy.served_well_after {
+                true => Some(Failure::DiedYoung),
+                false => Some(Failure::DiedWell),
+            },
+            _ => None,
+        }
+    }
+
+    fn failed(&mut self, worker: &Worker, failure: Failure) {
+        let slot = worker.slot;
+        let is_current = worker.generation == self.standing.current;
+        let is_incoming = Some(worker.generation) == self.standing.incoming;
+        match (self.standing.phase, failure) {
+            (_, Failure::DiedWell) if is_current || is_incoming => {
+                self.failures.remove(&slot);
+            }
+            (_, Failure::DiedWell) => {}
+            (Phase::Booting, Failure::Start) => self.boot_must_end = true,
+            (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
+            (Phase::Booting | Phase::Serving | Phase::Preparing, _) if is_current => {
+                let failures = self.failures.entry(slot).or_default();
+                *failures += 1;
+                let backoff = &self.policy.backoff;
+                let growth = backoff.factor.saturating_pow(*failures - 1);
+                let delay = backoff.first.saturating_mul(growth).min(backoff.cap);
+                let least = delay.mul_f64(1.0 - f64::from(backoff.jitter_percent) / 100.0);
+                let seat = (slot, worker.generation);
+                self.barred.insert(seat, self.now + least);
+            }
+            _ => {}
+        }
+    }
+}

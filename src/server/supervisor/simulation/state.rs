@@ -1,0 +1,118 @@
+//! What must hold after every event, whatever it was; and once the world has been healthy for long.
+
+use std::collections::BTreeMap;
+
+use super::super::{Action, Event, Phase, Signal, Supervisor};
+use super::auditor::{Auditor, Worker};
+use super::consequences::Standing;
+use super::world::World;
+use crate::server::{Slot, WorkerId};
+
+impl Auditor {
+    pub(super) fn check_state(&mut self, actions: &[Action], supervisor: &Supervisor, world: &World) {
+        self.consequences.check(actions, supervisor.phase());
+        self.check_phase(supervisor.phase());
+        self.check_target(supervisor.target());
+        self.standing =
+            Standing { phase: supervisor.phase(), current: supervisor.generation(), incoming: supervisor.incoming() };
+        let surge = self.policy.max_surge;
+        let most = 6 * (self.policy.max_workers + surge) as usize + 12;
+        assert!(actions.len() <= most, "{} actions at once", actions.len());
+        if self.event == Event::Tick {
+            let next = supervisor.next_timer();
+            assert!(next.is_none_or(|at| at > self.now), "a timer in the past");
+            self.check_nobody_is_overdue();
+        }
+        let mut seats: BTreeMap<Slot, Vec<&Worker>> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| worker.is_seated()) {
+            let forkable = worker.forked || world.has_ready_template(worker.generation);
+            assert!(forkable, "a fork waits for a template that is gone");
+            seats.entry(worker.slot).or_default().push(worker);
+        }
+        let seated: usize = seats.values().map(Vec::len).sum();
+        assert!(seated <= (self.target + surge) as usize, "more than the surge");
+        let staffed = !supervisor.phase().is_ending() && supervisor.phase() != Phase::Paused;
+        for (slot, seat) in &seats {
+            assert!(staffed && slot.0 < self.target, "slot {slot} is taken");
+            match seat.as_slice() {
+                [_] => {}
+                [old, new] => assert_ne!(old.generation, new.generation, "two in slot {slot}"),
+                _ => panic!("{} in slot {slot}", seat.len()),
+            }
+        }
+        let known: Vec<WorkerId> = self.workers.keys().copied().collect();
+        let theirs: Vec<_> = supervisor.workers().map(|(worker, _)| worker.id).collect();
+        assert_eq!(theirs, known, "somebody was forgotten");
+        if staffed && supervisor.phase() != Phase::New {
+            self.check_nobody_waits_for_nothing(&seats, supervisor);
+        }
+    }
+
+    fn check_nobody_is_overdue(&self) {
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| !worker.killed) {
+            let deadline = match worker.leaving {
+                Some((since, limit)) => since + limit,
+                None if worker.ready.is_none() => worker.asked_at + self.policy.start_timeout,
+                None => continue,
+            };
+            assert!(self.now < deadline, "{id:?} had its time");
+        }
+    }
+
+    /// A seat that lacks somebody is waited for: by a timer, or by a process that has been asked for.
+    fn check_nobody_waits_for_nothing(&self, seats: &BTreeMap<Slot, Vec<&Worker>>, supervisor: &Supervisor) {
+        let lacks = |slot| !seats.contains_key(&Slot(slot));
+        if (0..self.target).any(lacks) {
+            assert!(supervisor.next_timer().is_some(), "an empty seat was forgotten");
+        }
+    }
+
+    fn check_phase(&self, phase: Phase) {
+        let before = self.standing.phase;
+        if phase != before {
+            let ok = match phase {
+                Phase::Paused => self.event == Event::Signal(Signal::DrainWorkers),
+                Phase::Stopping => self.event == Event::Signal(Signal::Stop),
+                Phase::Quitting => self.event == Event::Signal(Signal::Quit),
+                Phase::Killing => self.quits > 1 || !self.served,
+                Phase::Left => self.left,
+                _ => !before.is_ending(),
+            };
+            assert!(ok, "{phase:?} after {before:?} by {:?}", self.event);
+        }
+    }
+
+    fn check_target(&mut self, target: u32) {
+        let allowed = match self.event {
+            Event::Signal(Signal::More) => (self.target, self.target + 1),
+            Event::Signal(Signal::Fewer) => (self.target - 1, self.target),
+            _ => (self.target, self.target),
+        };
+        assert!((allowed.0..=allowed.1).contains(&target));
+        assert!((1..=self.policy.max_workers).contains(&target));
+        self.target = target;
+    }
+
+    pub(super) fn assert_staffed(&self, supervisor: &Supervisor) {
+        for slot in 0..supervisor.target() {
+            let holds = |worker: &Worker| {
+                worker.slot == Slot(slot)
+                    && worker.ready.is_some()
+                    && worker.is_seated()
+                    && worker.generation == supervisor.generation()
+            };
+            assert!(self.workers.values().any(holds), "slot {slot} is not ready");
+        }
+    }
+
+    /// In a world that has been healthy for long, all is as the operator wants it.
+    pub(super) fn assert_at_rest(&self, supervisor: &Supervisor, world: &World) {
+        assert_eq!(supervisor.phase(), Phase::Serving);
+        assert_eq!(supervisor.incoming(), None);
+        self.assert_staffed(supervisor);
+        assert_eq!(self.workers.len(), self.target as usize);
+        assert_eq!(world.processes(), self.target as usize);
+        assert_eq!(world.templates(), [supervisor.generation()]);
+        assert_eq!(supervisor.next_timer(), None, "nothing is left to wait for");
+    }
+}

@@ -1,0 +1,356 @@
+//! A world of processes that hang, fail, die and answer late, and of an operator who asks for anything at any moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::random::Random;
+use super::super::{Action, Event, Exit, Signal, StartFailure};
+use super::MS;
+use crate::server::{Generation, WorkerId};
+
+/// A living template.
+struct Template {
+    /// Which of all templates it is.
+    life: u64,
+    ready: bool,
+    /// It will answer no fork.
+    stuck: bool,
+}
+
+/// A worker's process, from the asking to its end.
+struct Process {
+    generation: Generation,
+    /// Which template is to fork it.
+    template: u64,
+    born: bool,
+    killed: bool,
+    draining: bool,
+    stubborn: bool,
+}
+
+/// What will happen, if whom it happens to still lives.
+enum Happening {
+    TemplateReady(Generation, u64),
+    TemplateFails(Generation, u64),
+    TemplateDies(Generation, u64),
+    Born(WorkerId),
+    Ready(WorkerId),
+    Refuses(WorkerId),
+    Dies(WorkerId, Exit),
+    NeverBorn(WorkerId),
+    /// A report that comes late, or twice.
+    Echo(Event),
+    Asked(Signal),
+}
+
+/// Everything outside the supervisor, the shell included.
+pub(super) struct World {
+    random: Random,
+    pub(super) hostile: bool,
+    happenings: BTreeMap<(Duration, u64), Happening>,
+    count: u64,
+    templates: BTreeMap<Generation, Template>,
+    processes: BTreeMap<WorkerId, Process>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            hostile: false,
+            happenings: BTreeMap::new(),
+            count: 0,
+            templates: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    /// Decides what the operator will ask for.
+    pub(super) fn plan_signals(&mut self) {
+        for _ in 0..self.random.below(9) {
+            let signal = match self.random.below(20) {
+                0..=8 => Signal::Reload,
+                9..=11 => Signal::More,
+                12..=14 => Signal::Fewer,
+                15..=17 => Signal::DrainWorkers,
+                18 => Signal::Stop,
+                _ => Signal::Quit,
+            };
+            let mut at = MS * self.random.below(20_000);
+            // Signals come in bursts too.
+            for _ in 0..=self.random.below(2) {
+                self.plan(at, Happening::Asked(signal));
+                at += MS * self.random.below(300);
+            }
+        }
+    }
+
+    /// From now on nothing new goes wrong.
+    pub(super) fn heal(&mut self) {
+        self.hostile = false;
+        self.happenings.retain(|_, happening| !matches!(happening, Happening::Asked(_)));
+    }
+
+    pub(super) fn next_at(&self) -> Option<Duration> {
+        self.happenings.keys().next().map(|&(at, _)| at)
+    }
+
+    pub(super) fn has_ready_template(&self, generation: Generation) -> bool {
+        self.templates.get(&generation).is_some_and(|template| template.ready)
+    }
+
+    pub(super) fn templates(&self) -> Vec<Generation> {
+        self.templates.keys().copied().collect()
+    }
+
+    pub(super) fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Lets the next thing happen, and gives what the master sees of it.
+    pub(super) fn let_happen(&mut self) -> Vec<Event> {
+        let Some(((now, _), happening)) = self.happenings.pop_first() else {
+            return Vec::new();
+        };
+        match happening {
+            Happening::TemplateReady(generation, life) => self.template_ready(now, generation, life),
+            Happening::TemplateFails(generation, life) => {
+                let words = "preload failed".to_owned();
+                match self.is_life(generation, life) {
+                    true => vec![Event::TemplateFailed { generation, words }],
+                    false => Vec::new(),
+                }
+            }
+            Happening::TemplateDies(generation, life) => {
+                if !self.is_life(generation, life) {
+                    return Vec::new();
+                }
+                self.end_template(now, generation);
+                let words = "killed by signal 9".to_owned();
+                vec![Event::TemplateDied { generation, words }]
+            }
+            Happening::Born(id) => self.born(now, id),
+            Happening::Ready(id) => self.ready(now, id),
+            Happening::Refuses(id) => self.refuses(now, id),
+            Happening::Dies(id, exit) => self.dies(now, id, exit),
+            Happening::NeverBorn(id) => match self.processes.remove(&id) {
+                Some(_) => {
+                    let words = "EAGAIN".to_owned();
+                    let cause = StartFailure::Resource { words };
+                    vec![Event::WorkerFailed { id, cause }]
+                }
+                None => Vec::new(),
+            },
+            Happening::Echo(event) => vec![event],
+            Happening::Asked(signal) => vec![Event::Signal(signal)],
+        }
+    }
+
+    /// Does what the supervisor asks for.
+    pub(super) fn carry_out(&mut self, now: Duration, action: &Action) {
+        match *action {
+            Action::StartTemplate { generation } => self.start_template(now, generation),
+            Action::CloseTemplate { generation } => self.end_template(now, generation),
+            Action::Fork { id, generation, .. } => self.fork(now, id, generation),
+            Action::Drain { id } => {
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.draining = true;
+                    if process.born && !process.stubborn {
+                        self.plan_drained(now, id);
+                    }
+                }
+            }
+            Action::Kill { id, .. } => self.kill(now, id),
+            Action::CloseListeners | Action::Notice(_) | Action::Leave(_) => {}
+        }
+    }
+
+    fn start_template(&mut self, now: Duration, generation: Generation) {
+        self.count += 1;
+        let life = self.count;
+        let template = Template { life, ready: false, stuck: self.trouble(6) };
+        self.templates.insert(generation, template);
+        let then = now + MS * (1 + self.random.below(300));
+        if self.trouble(15) {
+            self.plan(then, Happening::TemplateFails(generation, life));
+        } else if self.trouble(8) {
+            self.plan(then, Happening::TemplateDies(generation, life));
+        } else if !self.trouble(5) {
+            self.plan(then, Happening::TemplateReady(generation, life));
+        }
+    }
+
+    fn template_ready(&mut self, now: Duration, generation: Generation, life: u64) -> Vec<Event> {
+        match self.templates.get_mut(&generation) {
+            Some(template) if template.life == life => template.ready = true,
+            _ => return Vec::new(),
+        }
+        if self.trouble(35) {
+            let longest = if self.random.below(2) == 0 { 900 } else { 20_000 };
+            let then = now + MS * self.random.below(longest);
+            self.plan(then, Happening::TemplateDies(generation, life));
+        }
+        vec![Event::TemplateReady { generation }]
+    }
+
+    fn end_template(&mut self, now: Duration, generation: Generation) {
+        let Some(ended) = self.templates.remove(&generation) else {
+            return;
+        };
+        let unborn: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.template == ended.life && !process.born)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in unborn {
+            let then = now + MS * self.random.below(5);
+            self.plan(then, Happening::NeverBorn(id));
+        }
+    }
+
+    fn fork(&mut self, now: Duration, id: WorkerId, generation: Generation) {
+        let Some(template) = self.templates.get(&generation) else {
+            return;
+        };
+        let (life, stuck) = (template.life, template.stuck);
+        let process = Process {
+            generation,
+            template: life,
+            born: false,
+            killed: false,
+            draining: false,
+            stubborn: self.trouble(15),
+        };
+        self.processes.insert(id, process);
+        let then = now + MS * (1 + self.random.below(5));
+        if stuck {
+            return;
+        }
+        if self.trouble(8) {
+            self.plan(then, Happening::NeverBorn(id));
+        } else {
+            self.plan(then, Happening::Born(id));
+        }
+    }
+
+    fn born(&mut self, now: Duration, id: WorkerId) -> Vec<Event> {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return Vec::new();
+        };
+        let template = self.templates.get(&process.generation);
+        if template.is_none_or(|template| template.life != process.template) {
+            return Vec::new();
+        }
+        process.born = true;
+        let (killed, drained) = (process.killed, process.draining && !process.stubborn);
+        let pid = 1000 + id.0 as i32;
+        let forked = Event::WorkerForked { id, pid };
+        let soon = now + MS * (1 + self.random.below(500));
+        if killed {
+            self.plan(now + MS, Happening::Dies(id, Exit::Signal(9)));
+        } else if drained {
+            self.plan_drained(now, id);
+        } else if self.trouble(8) {
+            self.plan(soon, Happening::Refuses(id));
+        } else if self.trouble(8) {
+            self.plan(soon, Happening::Dies(id, Exit::Signal(11)));
+        } else if self.trouble(6) {
+            // It hangs.
+        } else if self.random.below(10) == 0 {
+            let mut events = self.ready(now, id);
+            events.push(forked);
+            return events;
+        } else {
+            self.plan(soon, Happening::Ready(id));
+        }
+        vec![forked]
+    }
+
+    fn ready(&mut self, now: Duration, id: WorkerId) -> Vec<Event> {
+        if !self.processes.contains_key(&id) {
+            return Vec::new();
+        }
+        if self.trouble(10) {
+            let young = now + MS * self.random.below(900);
+            self.plan(young, Happening::Dies(id, Exit::Code(3)));
+        } else if self.trouble(30) {
+            let later = now + MS * (1_100 + self.random.below(40_000));
+            self.plan(later, Happening::Dies(id, Exit::Signal(11)));
+        }
+        vec![Event::WorkerReady { id }]
+    }
+
+    fn refuses(&mut self, now: Duration, id: WorkerId) -> Vec<Event> {
+        if !self.processes.contains_key(&id) {
+            return Vec::new();
+        }
+        if !self.trouble(20) {
+            let then = now + MS * self.random.below(50);
+            self.plan(then, Happening::Dies(id, Exit::Code(1)));
+        }
+        let words = "no".to_owned();
+        let cause = StartFailure::Refused { words };
+        vec![Event::WorkerFailed { id, cause }]
+    }
+
+    fn dies(&mut self, now: Duration, id: WorkerId, exit: Exit) -> Vec<Event> {
+        let Some(process) = self.processes.remove(&id) else {
+            return Vec::new();
+        };
+        // Without its parent nobody learns how it ended.
+        let exit = match self.is_life(process.generation, process.template) {
+            true => exit,
+            false => Exit::Unknown,
+        };
+        self.plan_echo(now, id, exit);
+        let words = None;
+        vec![Event::WorkerExited { id, exit, words }]
+    }
+
+    fn kill(&mut self, now: Duration, id: WorkerId) {
+        let slow = self.trouble(5);
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        process.killed = true;
+        if process.born {
+            let wait = if slow { 5000 } else { 20 };
+            let then = now + MS * (1 + self.random.below(wait));
+            self.plan(then, Happening::Dies(id, Exit::Signal(9)));
+        }
+    }
+
+    fn plan_drained(&mut self, now: Duration, id: WorkerId) {
+        let longest = if self.trouble(10) { 40_000 } else { 2_000 };
+        let then = now + MS * (1 + self.random.below(longest));
+        self.plan(then, Happening::Dies(id, Exit::Clean));
+    }
+
+    fn plan_echo(&mut self, now: Duration, id: WorkerId, exit: Exit) {
+        let words = None;
+        let echo = match self.random.below(12) {
+            0 => Event::WorkerReady { id },
+            1 => Event::WorkerForked { id, pid: 1 },
+            2 => Event::WorkerExited { id, exit, words },
+            3 => Event::WorkerFailed { id, cause: StartFailure::TimedOut },
+            _ => return,
+        };
+        let then = now + MS * self.random.below(2_000);
+        self.plan(then, Happening::Echo(echo));
+    }
+
+    fn is_life(&self, generation: Generation, life: u64) -> bool {
+        self.templates.get(&generation).is_some_and(|template| template.life == life)
+    }
+
+    /// Whether something goes wrong that does so in so many of a hundred cases.
+    fn trouble(&mut self, percent: u32) -> bool {
+        self.random.below(100) < percent && self.hostile
+    }
+
+    fn plan(&mut self, at: Duration, happening: Happening) {
+        self.count += 1;
+        self.happenings.insert((at, self.count), happening);
+    }
+}

@@ -1,0 +1,198 @@
+//! The steps of the server's table, carried out.
+
+use super::fleet::{Worker, WorkerState};
+use super::table::{self, Cue, Phase, Step};
+use super::timers::Timer;
+use super::{Action, KillReason, Notice, Outcome, Signal, Supervisor};
+use crate::server::{Generation, Slot, WorkerId};
+
+impl Supervisor {
+    /// Looks a cue up in the server's table and follows it; the words are for whoever asks why.
+    pub(super) fn apply(&mut self, cue: Cue, words: &str) {
+        let (phase, step) = table::transition(self.phase, cue);
+        if self.phase != phase {
+            self.phase = phase;
+            self.fleet.seats.unsettle_all(self.target);
+        }
+        match step {
+            Step::Nothing => {}
+            Step::StartFirstTemplate => {
+                self.began_at = self.now;
+                self.start_template(self.current);
+            }
+            Step::FailBoot => self.fail_boot(words),
+            Step::AnnounceServing => {
+                self.notice(Notice::Serving { workers: self.target, took: self.now - self.began_at })
+            }
+            Step::DelaySlot(slot) => self.delay_slot(slot),
+            Step::ForgiveSlot(slot) => self.fleet.forgive(slot),
+            Step::RetryTemplate => self.retry_template(),
+            Step::StartNextTemplate => self.start_next_template(),
+            Step::QueueReload => {
+                self.reload_queued = true;
+                self.notice(Notice::ReloadQueued);
+            }
+            Step::WantIncoming => self.want_incoming(),
+            Step::AdoptIncoming => self.adopt_incoming(),
+            Step::WithdrawIncoming => self.withdraw_incoming(words),
+            Step::RaiseTarget => self.set_target(self.target.saturating_add(1)),
+            Step::LowerTarget => self.set_target(self.target.saturating_sub(1)),
+            Step::Pause => self.pause(),
+            Step::PauseAndWithdraw => {
+                self.withdraw_incoming("the workers were drained in the middle of it");
+                self.pause();
+            }
+            Step::Resume => self.notice(Notice::Resumed),
+            Step::IgnoreSignal(signal) => self.notice(Notice::Ignored { signal }),
+            Step::Stop => self.stop(Signal::Stop),
+            Step::Quit => {
+                self.stop(Signal::Quit);
+                self.hasten();
+            }
+            Step::Hasten => {
+                self.notice(Notice::Stopping { signal: Signal::Quit });
+                self.hasten();
+            }
+            Step::KillAll => self.kill_all(KillReason::AtOnce),
+            Step::Leave => self.act(Action::Leave(self.outcome.clone())),
+        }
+    }
+
+    pub(super) fn start_template(&mut self, generation: Generation) {
+        self.templates.start(generation, self.now);
+        let deadline = self.now + self.policy.preload_timeout;
+        self.timers.set(Timer::Preload(generation), deadline);
+        self.act(Action::StartTemplate { generation });
+    }
+
+    /// Asks a worker to drain, within the time that the phase leaves it.
+    pub(super) fn drain(&mut self, id: WorkerId) {
+        self.fleet.set_state(id, WorkerState::Draining);
+        let limit = match self.phase {
+            Phase::Quitting => self.policy.quick_timeout,
+            _ => self.policy.graceful_timeout,
+        };
+        self.timers.set(Timer::Worker(id), self.now + limit);
+        self.act(Action::Drain { id });
+    }
+
+    /// Kills a worker, once; it stays in the book until its end is reported, with no timer.
+    pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
+        let living = |worker: &&Worker| worker.state() != WorkerState::Killed;
+        if self.fleet.get(id).filter(living).is_none() {
+            return;
+        }
+        self.fleet.set_state(id, WorkerState::Killed);
+        self.timers.cancel(Timer::Worker(id));
+        self.act(Action::Kill { id, why });
+    }
+
+    fn fail_boot(&mut self, words: &str) {
+        self.outcome = Outcome::BootFailed { words: words.to_owned() };
+        self.act(Action::CloseListeners);
+        self.kill_all(KillReason::BootFailed);
+    }
+
+    fn delay_slot(&mut self, slot: Slot) {
+        let failures = self.fleet.blame(slot);
+        let delay = self.policy.backoff.delay(failures, &mut self.random);
+        self.timers.set(Timer::SlotRetry(slot), self.now + delay);
+        self.notice(Notice::SlotDelayed { slot, failures, delay });
+    }
+
+    fn retry_template(&mut self) {
+        let generation = self.current;
+        let failures = self.templates.get_mut(generation).map_or(0, |template| template.failures);
+        if failures == 0 {
+            self.start_template(generation);
+            return;
+        }
+        let delay = self.policy.backoff.delay(failures, &mut self.random);
+        let retry = Timer::TemplateRetry(generation);
+        self.timers.set(retry, self.now + delay);
+        self.notice(Notice::TemplateDelayed { generation, delay });
+    }
+
+    fn start_next_template(&mut self) {
+        self.reload_queued = false;
+        self.newest = Generation(self.newest.0 + 1);
+        let generation = self.newest;
+        self.incoming = Some(generation);
+        self.began_at = self.now;
+        self.notice(Notice::Reloading { generation });
+        self.start_template(generation);
+    }
+
+    /// The new template is ready: from now on each slot is to have the new generation.
+    fn want_incoming(&mut self) {
+        let Some(incoming) = self.incoming else {
+            return;
+        };
+        // A withdrawal that is not over yet ends here: its successors in the making make room for the new ones.
+        for seat in self.fleet.surging_seats(self.wanted) {
+            if let Some((id, _)) = seat.fresh {
+                self.drain(id);
+            }
+        }
+        // New code, new luck.
+        for slot in self.fleet.forgive_all() {
+            self.timers.cancel(Timer::SlotRetry(slot));
+        }
+        self.wanted = incoming;
+    }
+
+    fn adopt_incoming(&mut self) {
+        self.current = self.wanted;
+        self.incoming = None;
+        self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
+    }
+
+    /// Takes the new generation back: what is not ready goes at once, what is ready when its successor is.
+    fn withdraw_incoming(&mut self, words: &str) {
+        let Some(generation) = self.incoming.take() else {
+            return;
+        };
+        self.wanted = self.current;
+        self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
+        let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
+        for id in unready {
+            self.drain(id);
+        }
+    }
+
+    fn set_target(&mut self, wish: u32) {
+        self.target = wish.clamp(1, self.policy.max_workers.max(1));
+        self.fleet.seats.unsettle_all(self.target);
+        self.notice(Notice::Target { workers: self.target });
+    }
+
+    fn pause(&mut self) {
+        self.reload_queued = false;
+        self.notice(Notice::Paused);
+    }
+
+    fn stop(&mut self, signal: Signal) {
+        self.notice(Notice::Stopping { signal });
+        self.act(Action::CloseListeners);
+    }
+
+    fn hasten(&mut self) {
+        let deadline = self.now + self.policy.quick_timeout;
+        let draining = |worker: &Worker| worker.state() == WorkerState::Draining;
+        for id in self.fleet.ids_where(draining) {
+            self.timers.set_no_later(Timer::Worker(id), deadline);
+        }
+    }
+
+    /// Kills every worker, and the templates that may still fork one.
+    fn kill_all(&mut self, why: KillReason) {
+        for id in self.fleet.ids_where(|_| true) {
+            self.kill(id, why);
+        }
+        let unborn: Vec<_> =
+            self.fleet.iter().filter(|(_, worker)| worker.is_unborn()).map(|(_, worker)| worker.generation).collect();
+        for generation in unborn {
+            self.give_up_template(generation, "the server ends at once");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The whole policy, in four tables: what the server does, what a seat needs, what becomes of a template, what a
+//! report makes of a worker.
+//!
+//! Nothing else in this folder decides; the other files keep the books that the tables are asked with.
+
+use super::fleet::WorkerState;
+use super::message::{Exit, Signal};
+use super::templates::TemplateState;
+use crate::server::Slot;
+
+/// Where the server stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not yet told to boot.
+    New,
+    /// The first boot: until each slot has had its ready worker, a failure ends the server.
+    Booting,
+    /// Every slot is kept filled.
+    Serving,
+    /// The same, while the next generation's template preloads.
+    Preparing,
+    /// The next generation takes over slot by slot.
+    Rolling,
+    /// The workers are drained on request, and none is forked.
+    Paused,
+    /// Leaving: the workers have the graceful timeout.
+    Stopping,
+    /// Leaving: the workers have the quick timeout.
+    Quitting,
+    /// Leaving: the workers are killed.
+    Killing,
+    /// No process is left.
+    Left,
+}
+
+impl Phase {
+    /// Whether each slot below the target is to have a worker.
+    pub(super) fn is_staffed(self) -> bool {
+        matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling)
+    }
+
+    /// Whether the server is on its way out, or gone.
+    pub(super) fn is_ending(self) -> bool {
+        matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Left)
+    }
+}
+
+/// What a generation is to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The one that serves.
+    Current,
+    /// The one that a reload brings.
+    Incoming,
+    /// One that has been replaced or withdrawn.
+    Retired,
+}
+
+/// An event, or a condition that now holds, as the server's table sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cue {
+    Boot,
+    TemplateReady(Role),
+    /// It failed, died, or was given up.
+    TemplateLost(Role),
+    /// A worker refused, was not ready in time, died before that, or never came to be.
+    StartFailed(Role, Slot),
+    /// A worker died sooner after its readiness than counts as having served well.
+    DiedYoung(Role, Slot),
+    DiedWell(Role, Slot),
+    Asked(Signal),
+    /// Condition: each slot below the target has one worker, ready and of the wanted generation.
+    Staffed,
+    /// Condition: a queued reload waits.
+    ReloadWaits,
+    /// Condition: no process is left.
+    Empty,
+}
+
+/// What the server does about a cue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Nothing,
+    StartFirstTemplate,
+    FailBoot,
+    AnnounceServing,
+    /// The slot's next worker waits for a growing delay.
+    DelaySlot(Slot),
+    /// The slot's delay starts small again.
+    ForgiveSlot(Slot),
+    /// The same generation's next template, after a growing delay.
+    RetryTemplate,
+    StartNextTemplate,
+    QueueReload,
+    WantIncoming,
+    AdoptIncoming,
+    WithdrawIncoming,
+    RaiseTarget,
+    LowerTarget,
+    Pause,
+    /// Pause, and withdraw what was being prepared or rolled.
+    PauseAndWithdraw,
+    Resume,
+    IgnoreSignal(Signal),
+    Stop,
+    Quit,
+    /// The quick timeout for those who have the graceful one.
+    Hasten,
+    KillAll,
+    Leave,
+}
+
+/// The server's table: the phase after the cue, and the step to it.
+#[rustfmt::skip]
+pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
+    use Cue::*;
+    use Phase::*;
+    use Role::{Current, Incoming};
+    use Signal as S;
+    match (phase, cue) {
+        // The first boot: the first failure ends it.
+        (New,                                     Boot)                          => (Booting,   Step::StartFirstTemplate),
+        (Booting,                                 TemplateLost(_))               => (Killing,   Step::FailBoot),
+        (Booting,                                 StartFailed(..))               => (Killing,   Step::FailBoot),
+        (Booting,                                 Staffed)                       => (Serving,   Step::AnnounceServing),
+
+        // Lives that end: only the slot or the template concerned waits.
+        (Booting | Serving | Preparing,           DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot)),
+        (Serving | Preparing,                     StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot)),
+        (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
+        (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
+        (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
+
+        // A reload: any failure before its end takes it back.
+        (Serving | Paused,                        Asked(S::Reload))              => (Preparing, Step::StartNextTemplate),
+        (Booting | Preparing | Rolling,           Asked(S::Reload))              => (phase,     Step::QueueReload),
+        (Serving,                                 ReloadWaits)                   => (Preparing, Step::StartNextTemplate),
+        (Preparing,                               TemplateReady(Incoming))       => (Rolling,   Step::WantIncoming),
+        (Rolling,                                 Staffed)                       => (Serving,   Step::AdoptIncoming),
+        (Preparing | Rolling,                     TemplateLost(Incoming))        => (Serving,   Step::WithdrawIncoming),
+        (Rolling,                                 StartFailed(Incoming, _))      => (Serving,   Step::WithdrawIncoming),
+        (Rolling,                                 DiedYoung(Incoming, _))        => (Serving,   Step::WithdrawIncoming),
+
+        // More, fewer, none for now.
+        (Paused,                                  Asked(S::More))                => (Serving,   Step::Resume),
+        (Booting | Serving | Preparing | Rolling, Asked(S::More))                => (phase,     Step::RaiseTarget),
+        (Booting | Serving | Preparing | Rolling, Asked(S::Fewer))               => (phase,     Step::LowerTarget),
+        (Paused,                                  Asked(S::Fewer))               => (phase,     Step::LowerTarget),
+        (Serving,                                 Asked(S::DrainWorkers))        => (Paused,    Step::Pause),
+        (Preparing | Rolling,                     Asked(S::DrainWorkers))        => (Paused,    Step::PauseAndWithdraw),
+
+        // The way out: each more urgent wish overrides, and it ends when nobody is left.
+        (Stopping,                                Asked(S::Quit))                => (Quitting,  Step::Hasten),
+        (Quitting,                                Asked(S::Quit))                => (Killing,   Step::KillAll),
+        (Stopping | Quitting | Killing,           Empty)                         => (Left,      Step::Leave),
+        (Stopping | Quitting | Killing | Left,    _)                             => (phase,     Step::Nothing),
+        (_,                                       Asked(S::Stop))                => (Stopping,  Step::Stop),
+        (_,                                       Asked(S::Quit))                => (Quitting,  Step::Quit),
+
+        (_,                                       Asked(signal))                 => (phase,     Step::IgnoreSignal(signal)),
+        _                                                                        => (phase,     Step::Nothing),
+    }
+}
+
+/// Who sits in one half of a seat; workers on their way out sit nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sitter {
+    Nobody,
+    /// Asked for, and not yet ready.
+    Unready,
+    Ready,
+}
+
+/// What a seat needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SeatStep {
+    Rest,
+    /// Drain whoever sits there.
+    Vacate,
+    /// Fork a worker as soon as the slot's delay is over and the template is ready.
+    Fork,
+    /// The same, once the surge has room.
+    ForkBeside,
+    /// The successor is ready: drain the old one.
+    DrainStale,
+}
+
+/// The seats' table: is the seat wanted, who sits there of another generation than the wanted one, who of that one.
+#[rustfmt::skip]
+pub(super) fn seat(wanted: bool, stale: Sitter, fresh: Sitter) -> SeatStep {
+    use Sitter::*;
+    match (wanted, stale, fresh) {
+        (false, Nobody,          Nobody)          => SeatStep::Rest,
+        (false, _,               _)               => SeatStep::Vacate,
+        (true,  Nobody,          Nobody)          => SeatStep::Fork,
+        (true,  Nobody,          Unready | Ready) => SeatStep::Rest,
+        (true,  Unready | Ready, Nobody)          => SeatStep::ForkBeside,
+        (true,  Unready | Ready, Unready)         => SeatStep::Rest,
+        (true,  Unready | Ready, Ready)           => SeatStep::DrainStale,
+    }
+}
+
+/// What becomes of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TemplateStep {
+    Keep,
+    Close,
+    /// It is gone, and no other is to follow.
+    Forget,
+}
+
+/// The templates' table: may it have to fork again, where does it stand, is a worker of its generation left.
+#[rustfmt::skip]
+pub(super) fn template(needed: bool, state: TemplateState, has_workers: bool) -> TemplateStep {
+    use TemplateState::*;
+    match (needed, state, has_workers) {
+        (true,  _,        _)     => TemplateStep::Keep,
+        (false, Starting, _)     => TemplateStep::Close,
+        // It is the parent that reaps them.
+        (false, Ready,    true)  => TemplateStep::Keep,
+        (false, Ready,    false) => TemplateStep::Close,
+        (false, Lost,     _)     => TemplateStep::Forget,
+    }
+}
+
+/// What is heard of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Report {
+    Forked {
+        pid: i32,
+    },
+    Ready,
+    /// Its service said no; it leaves by itself.
+    Refused {
+        words: String,
+    },
+    /// No process came to be.
+    NoProcess {
+        words: String,
+    },
+    /// Its timer ran out.
+    Late,
+    /// Its timer ran out, and its template has not even told its pid.
+    LateUnborn,
+    Exited {
+        exit: Exit,
+        words: Option<String>,
+    },
+}
+
+/// What a report makes of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkerStep {
+    /// A late or double word.
+    Ignore,
+    NotePid,
+    /// It exists, and has the rest of the start timeout.
+    Start,
+    Serve,
+    /// It leaves by itself, within the quick timeout; its start has failed.
+    Dismiss,
+    /// Kill it; its start has failed.
+    GiveUp,
+    /// Kill it; it was leaving anyway.
+    Kill,
+    /// Its template is stuck: give that up, and with it all it has not forked.
+    BlameTemplate,
+    /// It is gone, and its start has failed.
+    BuryUnready,
+    /// It is gone, and had served.
+    BuryServing,
+    /// It is gone, as was wished.
+    Bury,
+}
+
+/// The workers' table.
+#[rustfmt::skip]
+pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
+    use Report::*;
+    use WorkerState as W;
+    match (state, report) {
+        (W::Asked,                    Forked { .. })                    => WorkerStep::Start,
+        (_,                           Forked { .. })                    => WorkerStep::NotePid,
+        // The worker's own socket may be read before the template's: ready may come before forked.
+        (W::Asked | W::Starting,      Ready)                            => WorkerStep::Serve,
+        (W::Asked | W::Starting,      Refused { .. })                   => WorkerStep::Dismiss,
+        (W::Asked | W::Starting,      Late)                             => WorkerStep::GiveUp,
+        (W::Asked | W::Draining,      LateUnborn)                       => WorkerStep::BlameTemplate,
+        (W::Draining,                 Late)                             => WorkerStep::Kill,
+        (W::Asked | W::Starting,      NoProcess { .. } | Exited { .. }) => WorkerStep::BuryUnready,
+        (W::Ready,                    NoProcess { .. } | Exited { .. }) => WorkerStep::BuryServing,
+        (W::Draining | W::Killed,     NoProcess { .. } | Exited { .. }) => WorkerStep::Bury,
+        (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
+        (W::Ready | W::Killed,        Late | LateUnborn)                => WorkerStep::Ignore,
+        (W::Starting,                 LateUnborn)                       => WorkerStep::Ignore,
+    }
+}

@@ -1,0 +1,172 @@
+//! Reloads: rolled in slot by slot, or taken back.
+
+use super::*;
+
+#[test]
+fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
+    let mut bench = Bench::serving(2);
+    bench.signal(Signal::Reload);
+    assert_eq!(bench.asked(), [start(2)]);
+    assert_eq!(bench.supervisor.incoming(), Some(Generation(2)));
+    bench.template_ready(2);
+    assert_eq!(bench.asked(), [fork(3, 0, 2)]);
+    bench.ready(3);
+    assert_eq!(bench.asked(), [drain(1), fork(4, 1, 2)]);
+    assert_eq!(bench.supervisor.generation(), Generation(1));
+    bench.ready(4);
+    assert_eq!(bench.asked(), [drain(2)]);
+    assert_eq!(bench.supervisor.generation(), Generation(2));
+    assert_eq!(bench.supervisor.incoming(), None);
+    bench.exits(1, Exit::Clean);
+    assert_eq!(bench.asked(), []);
+    bench.exits(2, Exit::Clean);
+    assert_eq!(bench.asked(), [close(1)], "nobody is left for it to reap");
+}
+
+#[test]
+fn the_surge_is_as_wide_as_allowed() {
+    let mut bench = Bench::with(Policy { workers: 3, max_surge: 2, ..Policy::default() });
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    (1..=3).for_each(|id| bench.ready(id));
+    bench.signal(Signal::Reload);
+    bench.take();
+    bench.template_ready(2);
+    assert_eq!(bench.asked(), [fork(4, 0, 2), fork(5, 1, 2)]);
+    bench.ready(5);
+    assert_eq!(bench.asked(), [drain(2), fork(6, 2, 2)]);
+}
+
+#[test]
+fn a_new_template_that_fails_leaves_the_old_generation_as_it_is_and_says_why() {
+    let mut bench = Bench::serving(2);
+    bench.signal(Signal::Reload);
+    bench.take();
+    bench.template_fails(2, "the configuration is wrong");
+    let actions = bench.take();
+    assert_eq!(reload_failed(&actions), Some("the configuration is wrong"));
+    assert!(actions.contains(&close(2)));
+    assert_eq!(bench.supervisor.phase(), Phase::Serving);
+    assert_eq!(bench.supervisor.generation(), Generation(1));
+    bench.exits(1, Exit::Signal(9));
+    assert_eq!(bench.asked(), [fork(3, 0, 1)], "the old template is still there");
+}
+
+#[test]
+fn a_roll_that_fails_half_way_goes_back_to_the_old_generation_and_loses_no_seat() {
+    let mut bench = Bench::serving(2);
+    bench.signal(Signal::Reload);
+    bench.template_ready(2);
+    bench.ready(3);
+    bench.exits(1, Exit::Clean);
+    bench.take();
+    bench.refuses(4, "no such table");
+    let actions = bench.take();
+    assert_eq!(reload_failed(&actions), Some("no such table"));
+    assert!(actions.contains(&fork(5, 0, 1)));
+    assert!(!actions.contains(&drain(3)), "it serves until its successor is ready");
+    bench.ready(5);
+    assert_eq!(bench.asked(), [drain(3)]);
+    bench.exits(4, Exit::Code(1));
+    bench.exits(3, Exit::Clean);
+    assert_eq!(bench.asked(), [close(2)]);
+    assert_eq!(bench.state(2), Some(WorkerState::Ready));
+}
+
+#[test]
+fn each_way_of_failing_takes_a_roll_back() {
+    type Failure = fn(&mut Bench);
+    let failures: [Failure; 6] = [
+        |bench| bench.template_dies(2),
+        |bench| bench.refuses(4, "no"),
+        |bench| bench.fork_refused(4),
+        |bench| bench.exits(4, Exit::Signal(11)),
+        |bench| bench.exits(3, Exit::Signal(11)),
+        |bench| {
+            bench.forked(4);
+            bench.wait(31 * SECOND);
+        },
+    ];
+    for fail in failures {
+        let mut bench = Bench::serving(2);
+        bench.signal(Signal::Reload);
+        bench.template_ready(2);
+        bench.ready(3);
+        bench.take();
+        fail(&mut bench);
+        let actions = bench.take();
+        assert!(reload_failed(&actions).is_some());
+        assert_eq!(bench.supervisor.generation(), Generation(1));
+        assert!(!actions.contains(&drain(2)));
+        assert!(actions.contains(&fork(5, 0, 1)));
+    }
+}
+
+#[test]
+fn reloads_during_a_roll_become_one_more() {
+    let mut bench = Bench::serving(1);
+    (0..25).for_each(|_| bench.signal(Signal::Reload));
+    assert_eq!(bench.asked(), [start(2)]);
+    bench.template_ready(2);
+    bench.signal(Signal::Reload);
+    bench.ready(2);
+    assert_eq!(bench.asked(), [fork(2, 0, 2), drain(1), start(3)]);
+    bench.template_ready(3);
+    bench.ready(3);
+    bench.exits(1, Exit::Clean);
+    bench.exits(2, Exit::Clean);
+    assert_eq!(bench.asked(), [fork(3, 0, 3), drain(2), close(1), close(2)]);
+    assert_eq!(bench.supervisor.phase(), Phase::Serving);
+}
+
+#[test]
+fn a_reload_during_the_first_boot_follows_it() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.signal(Signal::Reload);
+    bench.template_ready(1);
+    assert_eq!(bench.asked(), [start(1), fork(1, 0, 1)]);
+    bench.ready(1);
+    assert_eq!(bench.asked(), [start(2)]);
+}
+
+#[test]
+fn an_old_worker_that_does_not_drain_after_a_roll_is_killed() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::Reload);
+    bench.template_ready(2);
+    bench.ready(2);
+    bench.take();
+    bench.wait(30 * SECOND);
+    assert_eq!(bench.asked(), [kill(1, KillReason::NotDrained)]);
+}
+
+#[test]
+fn draining_the_workers_in_a_roll_takes_the_roll_back() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::Reload);
+    bench.template_ready(2);
+    bench.take();
+    bench.signal(Signal::DrainWorkers);
+    let actions = bench.take();
+    assert!(reload_failed(&actions).is_some());
+    assert!(actions.contains(&drain(1)) && actions.contains(&drain(2)));
+}
+
+#[test]
+fn a_reload_may_overtake_the_withdrawal_of_the_one_before() {
+    let mut bench = Bench::serving(2);
+    bench.signal(Signal::Reload);
+    bench.template_ready(2);
+    bench.ready(3);
+    bench.exits(1, Exit::Clean);
+    bench.refuses(4, "no");
+    bench.signal(Signal::Reload);
+    bench.take();
+    bench.template_ready(3);
+    assert_eq!(bench.asked(), [drain(5), fork(6, 0, 3)], "the way back is left for the way on");
+    bench.ready(6);
+    assert_eq!(bench.asked(), [drain(3), fork(7, 1, 3)]);
+    bench.ready(7);
+    assert_eq!(bench.supervisor.generation(), Generation(3));
+}

@@ -1,0 +1,336 @@
+//! The worker loop: accept, serve, park.
+//!
+//! One epoll set holds the listeners, the wish to drain and the parked connections. Whatever can be
+//! done at once is tried before waiting: a connection just accepted is read from, and if its request
+//! is there, it is served without ever entering the set. A connection enters the set when it is
+//! first parked and leaves it by being closed; in between the set is not touched.
+//!
+//! While the worker drains, a connection that has not been served yet stays for a moment, because
+//! its client is about to send; parked ones that are between two requests are closed.
+
+use std::io;
+use std::mem;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use slog::{info, warn};
+
+use super::acceptor::Acceptor;
+use super::attend::{Attendant, Outcome};
+use super::conn::{Buffers, Conn};
+use super::deadline::Deadlines;
+use super::drain::DrainNotice;
+use super::parked::{Guest, Key, Parked, Phase};
+use super::service::{Result, Service, WorkerCx};
+use crate::sys::clock::Monotonic;
+
+/// So many connections are accepted before the parked ones get their turn.
+const ACCEPTS_IN_A_ROW: usize = 16;
+/// So many events are taken from the kernel at a time.
+const EVENTS: usize = 64;
+/// How long a listener is left alone after an accept that failed for want of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Such a failure is logged so often at most.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs the worker loop until the worker is drained.
+pub(super) fn run<S: Service>(service: S, cx: WorkerCx) -> Result<()> {
+    let mut worker = Worker::new(service, cx)?;
+    while !(worker.attendant.draining && worker.parked.is_empty()) {
+        worker.turn()?;
+    }
+    Ok(())
+}
+
+struct Worker<S> {
+    attendant: Attendant<S>,
+    notice: DrainNotice,
+    listeners: Vec<Listener>,
+    parked: Parked,
+    connections: u64,
+    epoll: Epoll,
+}
+
+struct Listener {
+    acceptor: Acceptor,
+    paused_until: Option<Monotonic>,
+    complained: Option<Monotonic>,
+}
+
+impl<S: Service> Worker<S> {
+    fn new(service: S, cx: WorkerCx) -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&cx.notice, Token::Notice.event(EpollFlags::EPOLLIN))?;
+        let deadlines = Deadlines::new(&cx.config)?;
+        let worker = Self {
+            attendant: Attendant {
+                service,
+                deadlines,
+                config: cx.config,
+                birth: cx.birth,
+                pid: cx.pid,
+                record: cx.record,
+                buffers: Buffers::default(),
+                requests: 0,
+                draining: false,
+                now: Monotonic::now(),
+                log: cx.log,
+            },
+            notice: cx.notice,
+            listeners: cx.acceptors.into_iter().map(Listener::new).collect(),
+            parked: Parked::default(),
+            connections: 0,
+            epoll,
+        };
+        for (index, listener) in (0..).zip(&worker.listeners) {
+            worker.watch(index, &listener.acceptor)?;
+        }
+        worker.notice.ready(&worker.attendant.record);
+        Ok(worker)
+    }
+
+    /// One wait, and all that it brought.
+    fn turn(&mut self) -> Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, self.patience()) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        self.attendant.now = Monotonic::now();
+        for event in &events[..count] {
+            match Token::from(event.data()) {
+                Token::Notice => self.begin_drain()?,
+                Token::Listener(index) => self.accept(index)?,
+                Token::Parked(key) => self.revisit(key),
+            }
+        }
+        self.handle_due();
+        self.resume_listeners()
+    }
+
+    /// How long to wait for events.
+    fn patience(&self) -> EpollTimeout {
+        let resumes = self.listeners.iter().filter_map(|listener| listener.paused_until);
+        let Some(next) = resumes.chain(self.parked.next_moment()).min() else {
+            return EpollTimeout::NONE;
+        };
+        // Rounded up, or the last millisecond would be spent spinning.
+        let millis = next.since(self.attendant.now).as_nanos().div_ceil(1_000_000);
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
+    // ---- accepting ----
+
+    /// EPOLLEXCLUSIVE: a new connection wakes one waiting worker rather than all of them.
+    fn watch(&self, index: u32, acceptor: &Acceptor) -> Result<(), Errno> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        self.epoll.add(acceptor, Token::Listener(index).event(flags))
+    }
+
+    fn accept(&mut self, index: u32) -> Result<()> {
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            let Some(listener) = self.listeners.get(index as usize) else {
+                break;
+            };
+            match listener.acceptor.accept() {
+                Ok(Some(conn)) => self.welcome(conn),
+                Ok(None) => break,
+                Err(error) => {
+                    self.pause(index, &error)?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, mut conn: Conn) {
+        self.connections += 1;
+        self.attendant.record.set_connections(self.connections);
+        let outcome = self.attendant.visit(&mut conn, None);
+        let Some(phase) = self.attendant.settle(&mut conn, Phase::Fresh, outcome) else {
+            return;
+        };
+        let key = self.parked.insert(Guest { conn, phase });
+        self.count_parked();
+        self.parked.set_due(key, self.attendant.due(phase));
+        let Some(guest) = self.parked.get(key) else {
+            return;
+        };
+        let event = Token::Parked(key).event(EpollFlags::EPOLLIN);
+        if let Err(error) = self.epoll.add(&guest.conn, event) {
+            warn!(self.attendant.log, "cannot park a connection, it is closed"; "error" => %error);
+            self.close(key);
+        }
+    }
+
+    /// Descriptors or memory have run out. The queue keeps its clients; asking again at once would
+    /// only spin.
+    fn pause(&mut self, index: u32, error: &io::Error) -> Result<()> {
+        let now = self.attendant.now;
+        let listener = &mut self.listeners[index as usize];
+        self.epoll.delete(&listener.acceptor)?;
+        listener.paused_until = Some(now.after(ACCEPT_PAUSE));
+        if listener.complained.is_none_or(|at| now.since(at) >= COMPLAIN_EVERY) {
+            listener.complained = Some(now);
+            warn!(self.attendant.log, "cannot accept, trying again every 100 ms";
+                "listener" => listener.acceptor.address(), "error" => %error);
+        }
+        Ok(())
+    }
+
+    fn resume_listeners(&mut self) -> Result<()> {
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            if listener.paused_until.is_some_and(|until| until <= self.attendant.now) {
+                listener.paused_until = None;
+                self.watch(index as u32, &self.listeners[index].acceptor)?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- parked connections ----
+
+    /// Something has come for a parked connection.
+    fn revisit(&mut self, key: Key) {
+        let Some(guest) = self.parked.get(key) else {
+            return;
+        };
+        let outcome = match &mut guest.phase {
+            Phase::Fresh | Phase::Idle => self.attendant.visit(&mut guest.conn, None),
+            Phase::Partial { since } => self.attendant.visit(&mut guest.conn, Some(*since)),
+            Phase::Lingering { left } => match guest.conn.drop_input(left) {
+                true => Outcome::Nothing,
+                false => Outcome::Close,
+            },
+        };
+        self.settle(key, outcome);
+    }
+
+    /// Nothing, or not enough, has come in time.
+    fn handle_due(&mut self) {
+        while let Some(key) = self.parked.pop_due(self.attendant.now) {
+            let Some(guest) = self.parked.get(key) else {
+                continue;
+            };
+            let outcome = match guest.phase {
+                // A last look: a worker that was long busy has not seen what came meanwhile.
+                Phase::Fresh | Phase::Idle => match self.attendant.visit(&mut guest.conn, None) {
+                    Outcome::Nothing => Outcome::Close,
+                    served => served,
+                },
+                Phase::Partial { since } => {
+                    self.attendant.time_out(&mut guest.conn, since);
+                    Outcome::Close
+                }
+                Phase::Lingering { .. } => Outcome::Close,
+            };
+            self.settle(key, outcome);
+        }
+    }
+
+    /// Keeps a parked connection or closes it, as its visit came out.
+    fn settle(&mut self, key: Key, outcome: Outcome) {
+        let Some(guest) = self.parked.get(key) else {
+            return;
+        };
+        match self.attendant.settle(&mut guest.conn, guest.phase, outcome) {
+            None => self.close(key),
+            Some(phase) => {
+                guest.phase = phase;
+                if outcome != Outcome::Nothing {
+                    self.parked.set_due(key, self.attendant.due(phase));
+                }
+            }
+        }
+    }
+
+    /// Closing takes the connection out of the epoll set as well.
+    fn close(&mut self, key: Key) {
+        self.parked.remove(key);
+        self.count_parked();
+    }
+
+    fn count_parked(&self) {
+        self.attendant.record.set_parked(self.parked.len() as u64);
+    }
+
+    // ---- leaving ----
+
+    fn begin_drain(&mut self) -> Result<()> {
+        if self.attendant.draining || !self.notice.asked() {
+            return Ok(());
+        }
+        info!(self.attendant.log, "draining"; "parked" => self.parked.len());
+        self.attendant.draining = true;
+        self.attendant.record.set_state(self.attendant.resting_state());
+        self.epoll.delete(&self.notice)?;
+        // A connection that came a moment ago may have woken this worker and no other, and nobody
+        // is woken for it again. So the queue is looked at once more before it is left to the others.
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].paused_until.is_none() {
+                self.accept(index as u32)?;
+            }
+        }
+        for listener in mem::take(&mut self.listeners) {
+            // Closing alone would not do: the master holds the same listener open.
+            if listener.paused_until.is_none() {
+                self.epoll.delete(&listener.acceptor)?;
+            }
+        }
+        for key in self.parked.keys() {
+            self.revisit(key);
+            // Those that have never been served have a moment more from now on.
+            if let Some(Guest { phase: Phase::Fresh, .. }) = self.parked.get(key) {
+                self.parked.set_due(key, self.attendant.due(Phase::Fresh));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Listener {
+    fn new(acceptor: Acceptor) -> Self {
+        Self { acceptor, paused_until: None, complained: None }
+    }
+}
+
+/// What an event is about, as the number that epoll keeps for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Notice,
+    Listener(u32),
+    Parked(Key),
+}
+
+impl Token {
+    /// In the low half, above all seats of parked connections.
+    const NOTICE: u32 = u32::MAX;
+    const LISTENER: u32 = u32::MAX - 1;
+
+    fn event(self, flags: EpollFlags) -> EpollEvent {
+        let (high, low) = match self {
+            Self::Notice => (0, Self::NOTICE),
+            Self::Listener(index) => (index, Self::LISTENER),
+            Self::Parked(key) => (key.generation, key.index),
+        };
+        EpollEvent::new(flags, u64::from(high) << 32 | u64::from(low))
+    }
+}
+
+impl From<u64> for Token {
+    fn from(number: u64) -> Self {
+        let (high, low) = ((number >> 32) as u32, number as u32);
+        match low {
+            Self::NOTICE => Self::Notice,
+            Self::LISTENER => Self::Listener(high),
+            index => Self::Parked(Key { index, generation: high }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
