@@ -12,6 +12,7 @@ pub mod cli;
 
 #[cfg(feature = "cli")]
 pub use cli::serve;
+pub use sys::kernel::KernelTooOld;
 
 /// Makes this process a template if it was spawned as one, and returns in every other process.
 ///

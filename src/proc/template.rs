@@ -16,7 +16,7 @@ use super::registry::Registry;
 use super::waiting;
 use crate::sys::fork::{self, Fork, Refused};
 use crate::sys::spawn::{self, Image};
-use crate::sys::{pidfd, seqpacket, signals};
+use crate::sys::{kernel, pidfd, seqpacket, signals};
 
 /// Set by [`initialise`]: a program that would start as a second master must not be spawned.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -101,6 +101,7 @@ impl Template {
     }
 
     pub(crate) fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+        kernel::require_linux_5_10()?;
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         let mut title = program.clone();
         title.push(": template");
@@ -123,6 +124,7 @@ impl Template {
     /// # Errors
     /// [`Error::Threads`] if the program has a second thread; the kernel's refusal of the fork.
     pub fn early(registry: &Registry) -> Result<Template, Error> {
+        kernel::require_linux_5_10()?;
         static EARLY: Mutex<Vec<Weak<Node>>> = Mutex::new(Vec::new());
         let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
         early.retain(|node| node.strong_count() > 0);
