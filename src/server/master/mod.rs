@@ -118,6 +118,7 @@ impl Master {
         let policy = Policy {
             workers: config.workers.get(),
             max_workers: Workers::MAX,
+            start_timeout: config.start_timeout.max(Duration::from_millis(1)),
             graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
             ..Policy::default()
         };
