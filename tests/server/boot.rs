@@ -34,10 +34,7 @@ fn boot(orders: &[(&str, &str)]) -> crate::support::Failed {
     for (moment, order) in orders {
         directory.give(moment, order);
     }
-    Launch::fixture("probe")
-        .args(["--listen", "127.0.0.1:0", "--workers", "4", "--arg"])
-        .arg(directory.arg())
-        .fail()
+    Launch::fixture("probe").args(["--listen", "127.0.0.1:0", "--workers", "4", "--arg"]).arg(directory.arg()).fail()
 }
 
 fn an_address_in_use_ends_the_boot_and_names_it() {

@@ -15,6 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use std::os::fd::AsFd;
 
+/// What `version` answers; a test finds it in the image and writes a new version of this program.
+pub static VERSION: &str = "this is fixture version 1";
+
 /// Runs the fixture that the environment names, if it names one.
 pub fn become_fixture() -> Option<ExitCode> {
     match std::env::var("HATCHERY_FIXTURE").ok()?.as_str() {
@@ -54,10 +57,6 @@ impl Orders {
         let text = fs::read_to_string(self.directory.path().join("preloads")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
-
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
 }
 
 /// Does what is ordered for this moment.
@@ -73,7 +72,11 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("kill-yourself", _) => raise(Signal::SIGKILL)?,
         ("thread", name) => {
             // It outlives this function, so the template has it when it is asked to fork.
-            std::thread::Builder::new().name(name.to_owned()).spawn(|| loop { std::thread::park() })?;
+            std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+                loop {
+                    std::thread::park()
+                }
+            })?;
         }
         ("hang", _) => loop {
             std::thread::park();
@@ -120,6 +123,8 @@ impl Service for Probe {
             "who" => writeln!(conn, "{} {} {}", cx.slot(), cx.pid(), cx.generation())?,
             "table" => writeln!(conn, "{:p} {}", self.preloaded, self.preloaded.table.len())?,
             "random" => writeln!(conn, "{:x}", self.random.hash_one("the same for all"))?,
+            // Not a constant for the compiler: the bytes are to be read from the image.
+            "version" => writeln!(conn, "{}", std::hint::black_box(VERSION))?,
             "panic" => panic!("as ordered"),
             other => writeln!(conn, "there is no question {other:?}")?,
         }

@@ -81,7 +81,9 @@ fn invariant_4_a_stopped_worker_does_not_keep_the_master_from_replacing_others()
     server.log.wait("a fourth worker", |record| record.is("worker ready") && record.u64("slot") == 3);
     // It cannot drain, so it is killed when its time is over.
     server.stop();
-    let killed = server.log.wait("its end", |record| record.is_about("worker drained", workers[&0]) || record.is_about("worker exited", workers[&0]));
+    let killed = server.log.wait("its end", |record| {
+        record.is_about("worker drained", workers[&0]) || record.is_about("worker exited", workers[&0])
+    });
     assert!(killed.str("why").contains("signal 9"), "{}", killed.line);
 }
 

@@ -12,7 +12,6 @@ use super::PATIENCE;
 #[derive(Debug, Clone)]
 pub struct Record {
     pub line: String,
-    pub at: Instant,
     /// None for what is no JSON object: words for an operator, or a fault.
     pub fields: Option<Value>,
 }
@@ -20,7 +19,7 @@ pub struct Record {
 impl Record {
     fn new(line: String) -> Record {
         let fields = serde_json::from_str(&line).ok().filter(Value::is_object);
-        Record { line, at: Instant::now(), fields }
+        Record { line, fields }
     }
 
     fn field(&self, name: &str) -> Option<&Value> {
@@ -53,7 +52,12 @@ impl Record {
 
     /// Whether it is this message about this worker.
     pub fn is_about(&self, message: &str, pid: i32) -> bool {
-        self.is(message) && self.field("pid").and_then(Value::as_i64) == Some(pid.into())
+        self.is(message) && self.is_of(pid)
+    }
+
+    /// Whether it is about this process; a worker that was never forked has no pid.
+    pub fn is_of(&self, pid: i32) -> bool {
+        self.field("pid").and_then(Value::as_i64) == Some(pid.into())
     }
 }
 
@@ -102,10 +106,6 @@ impl Log {
         self.state().records.iter().filter(|record| which(record)).cloned().collect()
     }
 
-    pub fn after(&self, mark: usize, which: impl Fn(&Record) -> bool) -> Vec<Record> {
-        self.state().records[mark..].iter().filter(|record| which(record)).cloned().collect()
-    }
-
     pub fn count(&self, which: impl Fn(&Record) -> bool) -> usize {
         self.all(which).len()
     }
@@ -124,13 +124,7 @@ impl Log {
 
     /// Waits for so many such records after `mark`.
     #[track_caller]
-    pub fn wait_for_many(
-        &self,
-        mark: usize,
-        count: usize,
-        what: &str,
-        which: impl Fn(&Record) -> bool,
-    ) -> Vec<Record> {
+    pub fn wait_for_many(&self, mark: usize, count: usize, what: &str, which: impl Fn(&Record) -> bool) -> Vec<Record> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state();
         let mut looked_at = mark;

@@ -197,7 +197,7 @@ impl Server {
             let slot = || record.u64("slot");
             if record.is("worker ready") {
                 workers.insert(slot(), record.pid());
-            } else if record.is_end_of_worker() && workers.get(&slot()) == Some(&record.pid()) {
+            } else if record.is_end_of_worker() && workers.get(&slot()).is_some_and(|&pid| record.is_of(pid)) {
                 workers.remove(&slot());
             }
         }
