@@ -195,6 +195,7 @@ impl Effects {
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
             Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::WorkerHungUp { id } => vec![supervisor::Event::WorkerHungUp { id }],
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
         }
     }
