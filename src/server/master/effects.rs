@@ -133,6 +133,11 @@ impl Effects {
         }
     }
 
+    /// Generations before this one are over, and so is the one that failed: nothing more is started of them.
+    pub(super) fn forget_images(&mut self, over: impl Fn(Generation) -> bool) {
+        self.images.retain(|generation, _| !over(*generation));
+    }
+
     /// Whether some template's process may still be there.
     pub(super) fn has_templates(&self) -> bool {
         !self.closing.is_empty() || !self.templates.is_empty()
