@@ -166,7 +166,7 @@ fn after_a_failed_reload_the_next_one_succeeds() {
     server.log.wait("the failure", |record| record.is(FAILED));
     orders.take_back("start");
     reload(&server, 3);
-    assert!(server.client().exchange("who").expect("an answer").ends_with(" 3"));
+    eventually("the new generation answers", || server.client().exchange("who").expect("an answer").ends_with(" 3"));
 }
 
 /// A server of which a copy of this binary then takes the place: it says something else.
