@@ -68,7 +68,7 @@ fn an_inherited_listener_is_served() {
     let launch = Launch::hatchery().args(["--listen", "fd:3", "--workers", "2"]);
     let server = launch.redirect("3<&0 </dev/null", OwnedFd::from(listener)).spawn();
     server.await_serving();
-    assert_eq!(server.addresses(), [address.clone()]);
+    assert_eq!(server.addresses(), std::slice::from_ref(&address));
     greets(&address);
 }
 
