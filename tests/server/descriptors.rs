@@ -95,6 +95,7 @@ fn invariant_3_a_careless_descriptor_of_the_masters_reaches_no_worker() {
     assert!(holds(server.pid), "the master was to be careless");
     server.signal(Signal::SIGHUP);
     server.log.wait("the reload", |record| record.is("reloaded"));
+    eventually("the old generation is gone", || server.processes().len() == 4);
     for pid in server.processes() {
         assert!(pid == server.pid || !holds(pid), "{pid}: {:?}", descriptors(pid));
     }

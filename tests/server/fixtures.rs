@@ -70,20 +70,25 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("panic", words) => panic!("{words}"),
         ("exit", code) => std::process::exit(code.parse()?),
         ("kill-yourself", _) => raise(Signal::SIGKILL)?,
-        ("thread", name) => {
-            // It outlives this function, so the template has it when it is asked to fork.
-            std::thread::Builder::new().name(name.to_owned()).spawn(|| {
-                loop {
-                    std::thread::park()
-                }
-            })?;
-        }
+        ("thread", name) => start_thread(name)?,
         ("hang", _) => loop {
             std::thread::park();
         },
         (other, _) => panic!("there is no order {other:?}"),
     }
     Ok(())
+}
+
+/// Leaves a second thread in this process. A thread gives itself its name, so it is waited for.
+fn start_thread(name: &str) -> Result<()> {
+    let (named, is_named) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ = named.send(());
+        loop {
+            std::thread::park();
+        }
+    })?;
+    Ok(is_named.recv()?)
 }
 
 /// A service of lines that tells about its process.
