@@ -80,6 +80,10 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     idle_timeout: Option<String>,
 
+    /// How long a worker may take to become ready after its fork, with a unit; 1ms to 1day [default: 30s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    start_timeout: Option<String>,
+
     /// How long a graceful stop waits for requests in hand before it kills their workers, with a
     /// unit; up to 1day, and 0s kills at once [default: 30s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
@@ -150,6 +154,7 @@ impl From<ServerArgs> for Asked {
             args: many(args.args, "--arg"),
             request_timeout: one(args.request_timeout, "--request-timeout"),
             idle_timeout: one(args.idle_timeout, "--idle-timeout"),
+            start_timeout: one(args.start_timeout, "--start-timeout"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
             pid_file: one(args.pid_file, "--pid-file"),
             log_format: one(args.log_format, "--log-format"),

@@ -23,6 +23,7 @@ pub(super) struct RawConfig {
     pub(super) args: Vec<Given>,
     pub(super) request_timeout: Option<Given>,
     pub(super) idle_timeout: Option<Given>,
+    pub(super) start_timeout: Option<Given>,
     pub(super) graceful_timeout: Option<Given>,
     pub(super) pid_file: Option<Given>,
     pub(super) log_format: Option<Given>,
@@ -80,6 +81,7 @@ impl RawConfig {
             args: arguments(self.args)?,
             request_timeout: read_or(self.request_timeout, "request-timeout", time_limit, usual.request_timeout)?,
             idle_timeout: read_or(self.idle_timeout, "idle-timeout", time_limit, usual.idle_timeout)?,
+            start_timeout: read_or(self.start_timeout, "start-timeout", start_limit, usual.start_timeout)?,
             graceful_timeout: read_or(self.graceful_timeout, "graceful-timeout", patience, usual.graceful_timeout)?,
             pid_file: read_or(self.pid_file, "pid-file", file, usual.pid_file)?,
             log_format: read_or(self.log_format, "log-format", parsed, usual.log_format)?,
@@ -140,6 +142,13 @@ fn time_limit(text: &str) -> Result<Option<Duration>, String> {
         Duration::ZERO => Ok(None),
         limit if (SHORTEST..=LONGEST).contains(&limit) => Ok(Some(limit)),
         _ => Err("it is from 1ms to 1day, or `off`".to_owned()),
+    }
+}
+
+fn start_limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        limit if (SHORTEST..=LONGEST).contains(&limit) => Ok(limit),
+        _ => Err("it is from 1ms to 1day".to_owned()),
     }
 }
 

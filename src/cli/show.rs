@@ -22,6 +22,7 @@ impl Display for Shown<'_> {
         }
         writeln!(f, "request-timeout = {}", limit(config.request_timeout))?;
         writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
+        writeln!(f, "start-timeout = {}", limit(Some(config.start_timeout)))?;
         writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;
         match &config.pid_file {
             Some(path) => writeln!(f, "pid-file = {}", path.display())?,

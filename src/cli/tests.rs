@@ -40,6 +40,7 @@ fn every_flag_reaches_the_configuration() {
         "empty=",
         "--request-timeout=1m 30s",
         "--idle-timeout=off",
+        "--start-timeout=5s",
         "--graceful-timeout=0s",
         "--pid-file=run/x.pid",
         "--log-format=json",
@@ -55,6 +56,7 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.args["empty"], "");
     assert_eq!(config.request_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.idle_timeout, None);
+    assert_eq!(config.start_timeout, Duration::from_secs(5));
     assert_eq!(config.graceful_timeout, Duration::ZERO);
     let here = std::env::current_dir().expect("a directory");
     assert_eq!(config.pid_file, Some(here.join("run/x.pid")));
@@ -77,7 +79,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 8);
+    assert_eq!(checked, 9);
 }
 
 #[test]
@@ -97,6 +99,7 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--request-timeout", "1us", "from 1ms to 1day"),
         ("--request-timeout", "2days", "from 1ms to 1day"),
         ("--idle-timeout", "", "500ms, 30s or 2m"),
+        ("--start-timeout", "0s", "from 1ms to 1day"),
         ("--graceful-timeout", "off", "500ms, 30s or 2m"),
         ("--graceful-timeout", "1week", "from 0s to 1day"),
         ("--pid-file", "/", "a file's path"),
@@ -194,7 +197,7 @@ fn what_check_config_shows_is_every_setting() {
     assert_eq!(
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
-         request-timeout = 30s\nidle-timeout = 1m\ngraceful-timeout = 30s\npid-file = none\n\
+         request-timeout = 30s\nidle-timeout = 1m\nstart-timeout = 30s\ngraceful-timeout = 30s\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub request_timeout: Option<Duration>,
     /// How long a parked connection may stay idle; `None` is without end. Default: 60 s.
     pub idle_timeout: Option<Duration>,
+    /// How long a worker may take from its fork to its readiness. Default: 30 s.
+    pub start_timeout: Duration,
     /// How long a graceful stop waits for requests in hand before it kills. Default: 30 s.
     pub graceful_timeout: Duration,
     /// Where to write the master's pid. Default: nowhere.
@@ -62,6 +64,7 @@ impl Default for Config {
             args: BTreeMap::new(),
             request_timeout: Some(Duration::from_secs(30)),
             idle_timeout: Some(Duration::from_secs(60)),
+            start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),
             pid_file: None,
             log_format: LogFormat::Term,

@@ -134,6 +134,11 @@ impl Effects {
         }
     }
 
+    /// Generations before this one are over, and so is the one that failed: nothing more is started of them.
+    pub(super) fn forget_images(&mut self, over: impl Fn(Generation) -> bool) {
+        self.images.retain(|generation, _| !over(*generation));
+    }
+
     /// Whether some template's process may still be there.
     pub(super) fn has_templates(&self) -> bool {
         !self.closing.is_empty() || !self.templates.is_empty()
@@ -196,6 +201,7 @@ impl Effects {
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
             Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::WorkerHungUp { id } => vec![supervisor::Event::WorkerHungUp { id }],
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Event {
     WorkerBorn { id: WorkerId, pid: i32 },
     /// A worker says something.
     WorkerSaid { id: WorkerId, message: FromWorker },
+    /// A worker has closed its socket.
+    WorkerHungUp { id: WorkerId },
     /// A worker's process has ended, or never came to be.
     WorkerEnded { id: WorkerId, end: Result<Exit, Error> },
 }

@@ -23,7 +23,7 @@ use super::config::{Config, Workers};
 use super::listener::Listener;
 use super::pid_file::PidFile;
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Notice, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
@@ -118,6 +118,7 @@ impl Master {
         let policy = Policy {
             workers: config.workers.get(),
             max_workers: Workers::MAX,
+            start_timeout: config.start_timeout.max(Duration::from_millis(1)),
             graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
             ..Policy::default()
         };
@@ -178,7 +179,16 @@ impl Master {
                 Action::Drain { id } => self.effects.drain(id),
                 Action::Kill { id, why } => self.effects.kill(id, why),
                 Action::CloseListeners => self.effects.close_listeners(),
-                Action::Notice(notice) => journal::write(&self.log, &notice),
+                Action::Notice(notice) => {
+                    match &notice {
+                        Notice::Reloaded { generation, .. } => self.effects.forget_images(|other| other < *generation),
+                        Notice::ReloadFailed { generation, .. } => {
+                            self.effects.forget_images(|other| other == *generation);
+                        }
+                        _ => {}
+                    }
+                    journal::write(&self.log, &notice);
+                }
                 Action::Leave(outcome) => return Some(outcome),
             }
         }

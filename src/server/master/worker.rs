@@ -127,6 +127,7 @@ impl Source for ConversationSource {
                     if let Ok(hub) = Hub::get() {
                         hub.forget(token, self.channel.as_fd());
                     }
+                    let _ = self.events.send(Event::WorkerHungUp { id: self.id });
                     return;
                 }
             }

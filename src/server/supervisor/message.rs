@@ -26,6 +26,8 @@ pub(crate) enum Event {
     WorkerForked { id: WorkerId, pid: i32 },
     /// The worker's service has started.
     WorkerReady { id: WorkerId },
+    /// The worker has closed its socket: it is about to end, and who reaps it will say so.
+    WorkerHungUp { id: WorkerId },
     /// The worker could not start.
     WorkerFailed { id: WorkerId, cause: StartFailure },
     /// The worker is gone; the words are its own, if it left any.
@@ -106,6 +108,8 @@ pub(crate) enum KillReason {
     NotReady,
     /// It had not drained by the end of its time.
     NotDrained,
+    /// It had closed its socket and did not end.
+    HungUp,
     /// Its template was lost before it was seen to be forked.
     TemplateLost,
     /// The first boot failed.
@@ -177,6 +181,7 @@ impl fmt::Display for KillReason {
         f.write_str(match self {
             Self::NotReady => "it was not ready in time",
             Self::NotDrained => "it had not drained in time",
+            Self::HungUp => "it had closed its socket and its end was not reported",
             Self::TemplateLost => "its template was lost before it was seen to be forked",
             Self::BootFailed => "the server did not boot",
             Self::AtOnce => "the operator asked to stop at once",

@@ -103,6 +103,7 @@ impl Supervisor {
             Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
             Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
+            Event::WorkerHungUp { id } => self.worker_report(id, table::Report::HungUp),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {
                 self.worker_report(id, table::Report::Exited { exit, words });

@@ -21,6 +21,8 @@ pub(crate) struct Policy {
     pub(crate) graceful_timeout: Duration,
     /// The same during a quick stop.
     pub(crate) quick_timeout: Duration,
+    /// From the end of a worker, as far as it can be seen, to its template's word that it is reaped.
+    pub(crate) reap_timeout: Duration,
     /// A life of this length after readiness counts as having served well.
     pub(crate) served_well_after: Duration,
     /// The delay before the successor of what did not serve well.
@@ -37,6 +39,7 @@ impl Default for Policy {
             start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),
             quick_timeout: Duration::from_secs(1),
+            reap_timeout: Duration::from_secs(2),
             served_well_after: Duration::from_secs(1),
             backoff: Backoff::default(),
         }

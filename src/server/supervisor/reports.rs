@@ -40,6 +40,7 @@ impl Supervisor {
                 self.timers.cancel(Timer::Worker(id));
                 self.notice(Notice::WorkerReady { worker, took });
             }
+            WorkerStep::AwaitEnd => self.timers.set_no_later(Timer::Worker(id), self.now + self.policy.reap_timeout),
             WorkerStep::Dismiss => {
                 let worker = worker.clone();
                 self.fleet.set_state(id, WorkerState::Draining);
@@ -53,9 +54,11 @@ impl Supervisor {
                 self.start_failed(id, &worker, report);
             }
             WorkerStep::Kill => self.kill(id, KillReason::NotDrained),
+            WorkerStep::KillHungUp => self.kill(id, KillReason::HungUp),
             WorkerStep::BlameTemplate => {
                 let generation = worker.generation;
-                let words = format!("it did not fork a worker for slot {} in time", worker.slot);
+                let failing = if worker.is_unborn() { "fork" } else { "reap" };
+                let words = format!("it did not {failing} a worker of slot {} in time", worker.slot);
                 self.give_up_template(generation, &words);
                 self.kill(id, KillReason::TemplateLost);
             }

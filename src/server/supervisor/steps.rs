@@ -76,14 +76,14 @@ impl Supervisor {
         self.act(Action::Drain { id });
     }
 
-    /// Kills a worker, once; it stays in the book until its end is reported, with no timer.
+    /// Kills a worker, once; it stays in the book until its end is reported, for which its template has the reap timeout.
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
         let living = |worker: &&Worker| worker.state() != WorkerState::Killed;
         if self.fleet.get(id).filter(living).is_none() {
             return;
         }
         self.fleet.set_state(id, WorkerState::Killed);
-        self.timers.cancel(Timer::Worker(id));
+        self.timers.set(Timer::Worker(id), self.now + self.policy.reap_timeout);
         self.act(Action::Kill { id, why });
     }
 

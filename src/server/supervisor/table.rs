@@ -230,6 +230,8 @@ pub(super) enum Report {
         pid: i32,
     },
     Ready,
+    /// It has closed its socket.
+    HungUp,
     /// Its service said no; it leaves by itself.
     Refused {
         words: String,
@@ -257,13 +259,17 @@ pub(super) enum WorkerStep {
     /// It exists, and has the rest of the start timeout.
     Start,
     Serve,
+    /// Its end is to be reported within the reap timeout.
+    AwaitEnd,
     /// It leaves by itself, within the quick timeout; its start has failed.
     Dismiss,
     /// Kill it; its start has failed.
     GiveUp,
     /// Kill it; it was leaving anyway.
     Kill,
-    /// Its template is stuck: give that up, and with it all it has not forked.
+    /// Kill it, which hung up and did not end; or its template, which does not say so, has another chance to.
+    KillHungUp,
+    /// Its template is stuck, and neither forks nor reaps: give that up, and with it all it has not forked.
     BlameTemplate,
     /// It is gone, and its start has failed.
     BuryUnready,
@@ -287,11 +293,15 @@ pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
         (W::Asked | W::Starting,      Late)                             => WorkerStep::GiveUp,
         (W::Asked | W::Draining,      LateUnborn)                       => WorkerStep::BlameTemplate,
         (W::Draining,                 Late)                             => WorkerStep::Kill,
+        (W::Asked | W::Starting | W::Ready | W::Draining, HungUp)       => WorkerStep::AwaitEnd,
+        (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
+        // A killed process ends, so it is its parent that does not reap.
+        (W::Killed,                   Late | LateUnborn)                => WorkerStep::BlameTemplate,
         (W::Asked | W::Starting,      NoProcess { .. } | Exited { .. }) => WorkerStep::BuryUnready,
         (W::Ready,                    NoProcess { .. } | Exited { .. }) => WorkerStep::BuryServing,
         (W::Draining | W::Killed,     NoProcess { .. } | Exited { .. }) => WorkerStep::Bury,
         (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
-        (W::Ready | W::Killed,        Late | LateUnborn)                => WorkerStep::Ignore,
-        (W::Starting,                 LateUnborn)                       => WorkerStep::Ignore,
+        (W::Killed,                   HungUp)                           => WorkerStep::Ignore,
+        (W::Starting | W::Ready,      LateUnborn)                       => WorkerStep::Ignore,
     }
 }

@@ -20,12 +20,12 @@ pub(super) struct Worker {
     pub(super) ready: Option<Duration>,
     /// Since when it is on its way out, and how long it has.
     pub(super) leaving: Option<(Duration, Duration)>,
-    pub(super) killed: bool,
+    pub(super) killed: Option<Duration>,
 }
 
 impl Worker {
     pub(super) fn is_seated(&self) -> bool {
-        self.leaving.is_none() && !self.killed
+        self.leaving.is_none() && self.killed.is_none()
     }
 }
 
@@ -172,7 +172,11 @@ impl Auditor {
         if world.has_ready_template(generation) && own.clone().any(|worker| worker.forked) {
             // Its workers would lose who reaps them: only if it is stuck, or all is killed anyway.
             let patience = self.policy.quick_timeout;
-            let stuck = own.any(|worker| !worker.forked && self.now >= worker.asked_at + patience);
+            let reap_timeout = self.policy.reap_timeout;
+            let stuck = own.any(|worker| {
+                let unreaped = worker.killed.is_some_and(|since| self.now >= since + reap_timeout);
+                unreaped || (!worker.forked && self.now >= worker.asked_at + patience)
+            });
             assert!(stuck || !self.served || self.quits > 1, "closed a parent");
         }
     }
@@ -184,7 +188,7 @@ impl Auditor {
         assert_eq!(self.stops + self.quits, 0, "forked on the way out");
         assert_ne!(supervisor.phase(), Phase::Paused);
         let worker =
-            Worker { slot, generation, asked_at: self.now, forked: false, ready: None, leaving: None, killed: false };
+            Worker { slot, generation, asked_at: self.now, forked: false, ready: None, leaving: None, killed: None };
         self.workers.insert(id, worker);
         self.consequences.check_fork(slot, generation);
         let forks = self.forks.entry((slot, generation)).or_default();
@@ -232,17 +236,18 @@ impl Auditor {
         let now = self.now;
         let start_timeout = self.policy.start_timeout;
         let worker = self.workers.get_mut(&id).expect("killed a stranger");
-        assert!(!worker.killed, "killed twice");
+        assert!(worker.killed.is_none(), "killed twice");
         if why == KillReason::NotReady {
             self.consequences.not_ready(worker);
         }
-        worker.killed = true;
+        worker.killed = Some(now);
         let just = match why {
             KillReason::NotReady => {
                 let told = matches!(self.event, Event::WorkerFailed { .. });
                 worker.ready.is_none() && worker.leaving.is_none() && (told || now >= worker.asked_at + start_timeout)
             }
             KillReason::NotDrained => worker.leaving.is_some_and(|(since, limit)| now >= since + limit),
+            KillReason::HungUp => worker.ready.is_some() && worker.leaving.is_none(),
             KillReason::TemplateLost => !worker.forked,
             KillReason::BootFailed => !self.served,
             KillReason::AtOnce => self.quits > 1,

@@ -49,7 +49,7 @@ impl Auditor {
     }
 
     fn check_nobody_is_overdue(&self) {
-        for (id, worker) in self.workers.iter().filter(|(_, worker)| !worker.killed) {
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.killed.is_none()) {
             let deadline = match worker.leaving {
                 Some((since, limit)) => since + limit,
                 None if worker.ready.is_none() => worker.asked_at + self.policy.start_timeout,

@@ -109,6 +109,27 @@ fn a_template_that_no_longer_forks_is_replaced() {
 }
 
 #[test]
+fn a_template_that_does_not_reap_a_worker_which_hung_up_is_replaced() {
+    let mut bench = Bench::serving(2);
+    bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [kill(1, KillReason::HungUp), fork(3, 0, 1)]);
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [close(1), kill(3, KillReason::TemplateLost), start(1)]);
+    assert_eq!(bench.state(2), Some(WorkerState::Ready));
+}
+
+#[test]
+fn a_worker_that_hung_up_and_is_reaped_at_once_costs_nobody_anything() {
+    let mut bench = Bench::serving(2);
+    bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
+    bench.exits(1, Exit::Signal(9));
+    assert_eq!(bench.asked(), [fork(3, 0, 1)]);
+    bench.wait(20 * SECOND);
+    assert_eq!(bench.asked(), []);
+}
+
+#[test]
 fn more_and_fewer_move_the_target_between_one_and_the_most() {
     let mut bench = Bench::serving(3);
     (0..3).for_each(|_| bench.signal(Signal::More));

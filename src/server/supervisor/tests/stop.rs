@@ -67,6 +67,8 @@ fn a_killed_worker_whose_end_never_comes_is_neither_forgotten_nor_killed_again()
     bench.signal(Signal::Stop);
     bench.wait(30 * SECOND);
     bench.take();
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [close(1)], "who should have reaped it is stuck");
     bench.wait(36_000 * SECOND);
     assert_eq!(bench.take(), []);
     assert_eq!(bench.supervisor.next_timer(), None);

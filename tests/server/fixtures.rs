@@ -1,0 +1,173 @@
+//! The services of this binary's own. It becomes one of these servers when `HATCHERY_FIXTURE` says so.
+//!
+//! How they misbehave is written into files of a directory, so that a test can change it between two generations or
+//! two lives of a worker. A file holds one order, such as `fail no index today`.
+
+use std::collections::hash_map::RandomState;
+use std::fs::{self, OpenOptions};
+use std::hash::BuildHasher;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, raise};
+use std::os::fd::AsFd;
+
+/// What `version` answers; a test finds it in the image and writes a new version of this program.
+pub static VERSION: &str = "this is fixture version 1";
+
+/// Runs the fixture that the environment names, if it names one.
+pub fn become_fixture() -> Option<ExitCode> {
+    match std::env::var("HATCHERY_FIXTURE").ok()?.as_str() {
+        "probe" => Some(hatchery::serve::<Probe>()),
+        "own-loop" => Some(hatchery::serve::<OwnLoop>()),
+        other => panic!("there is no fixture {other:?}"),
+    }
+}
+
+/// The orders for a fixture: `--arg orders=DIR`.
+pub struct Orders {
+    directory: tempfile::TempDir,
+}
+
+impl Orders {
+    pub fn new() -> Orders {
+        Orders { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub fn arg(&self) -> String {
+        format!("orders={}", self.directory.path().display())
+    }
+
+    /// From now on `moment` (`preload`, `start` or `start-SLOT`) does this.
+    pub fn give(&self, moment: &str, order: &str) {
+        let beside = self.directory.path().join(".new");
+        fs::write(&beside, order).expect("a file");
+        fs::rename(beside, self.directory.path().join(moment)).expect("a file in its place");
+    }
+
+    pub fn take_back(&self, moment: &str) {
+        fs::remove_file(self.directory.path().join(moment)).expect("there was an order");
+    }
+
+    /// What the preloads of the server have noted, one line each.
+    pub fn preloads(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.directory.path().join("preloads")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Does what is ordered for this moment.
+fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
+    let path = Path::new(directory.unwrap_or("/nowhere")).join(moment);
+    let Ok(order) = fs::read_to_string(path) else {
+        return Ok(());
+    };
+    match order.split_once(' ').unwrap_or((&order, "")) {
+        ("fail", words) => return Err(words.into()),
+        ("panic", words) => panic!("{words}"),
+        ("exit", code) => std::process::exit(code.parse()?),
+        ("kill-yourself", _) => raise(Signal::SIGKILL)?,
+        ("thread", name) => start_thread(name)?,
+        ("hang", _) => loop {
+            std::thread::park();
+        },
+        (other, _) => panic!("there is no order {other:?}"),
+    }
+    Ok(())
+}
+
+/// Leaves a second thread in this process. A thread gives itself its name, so it is waited for.
+fn start_thread(name: &str) -> Result<()> {
+    let (named, is_named) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ = named.send(());
+        loop {
+            std::thread::park();
+        }
+    })?;
+    Ok(is_named.recv()?)
+}
+
+/// A service of lines that tells about its process.
+struct Probe {
+    preloaded: &'static Preloaded,
+    random: RandomState,
+}
+
+struct Preloaded {
+    table: Vec<u64>,
+}
+
+impl Service for Probe {
+    type Preload = Preloaded;
+
+    fn preload(cx: &PreloadCx) -> Result<Preloaded> {
+        obey(cx.arg_opt("orders"), "preload")?;
+        if let Some(orders) = cx.arg_opt("orders") {
+            let path = PathBuf::from(orders).join("preloads");
+            let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+            file.write_all(format!("{}\n", cx.generation()).as_bytes())?;
+        }
+        Ok(Preloaded { table: (0..100_000).collect() })
+    }
+
+    fn start(preloaded: &'static Preloaded, cx: &WorkerCx) -> Result<Probe> {
+        obey(cx.arg_opt("orders"), "start")?;
+        obey(cx.arg_opt("orders"), &format!("start-{}", cx.slot()))?;
+        Ok(Probe { preloaded, random: RandomState::new() })
+    }
+
+    fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
+        let Some(line) = conn.read_line(4096)? else {
+            return Ok(Next::Close);
+        };
+        match line.as_str() {
+            "who" => writeln!(conn, "{} {} {}", cx.slot(), cx.pid(), cx.generation())?,
+            "table" => writeln!(conn, "{:p} {}", self.preloaded, self.preloaded.table.len())?,
+            "random" => writeln!(conn, "{:x}", self.random.hash_one("the same for all"))?,
+            // Not a constant for the compiler: the bytes are to be read from the image.
+            "version" => writeln!(conn, "{}", std::hint::black_box(VERSION))?,
+            "panic" => panic!("as ordered"),
+            other => writeln!(conn, "there is no question {other:?}")?,
+        }
+        Ok(Next::Park)
+    }
+}
+
+/// A service with a loop of its own: one connection at a time, one word, and goodbye.
+struct OwnLoop;
+
+impl Service for OwnLoop {
+    type Preload = ();
+
+    fn preload(_: &PreloadCx) -> Result<()> {
+        Ok(())
+    }
+
+    fn start((): &'static (), _: &WorkerCx) -> Result<OwnLoop> {
+        Ok(OwnLoop)
+    }
+
+    fn serve(&mut self, _: &mut Conn, _: &mut RequestCx<'_>) -> Result<Next> {
+        unreachable!("the loop is this service's own")
+    }
+
+    fn run(self, cx: WorkerCx) -> Result<()> {
+        cx.ready();
+        let listener = &cx.listeners()[0];
+        while !cx.draining() {
+            let mut sources =
+                [PollFd::new(cx.drain_fd(), PollFlags::POLLIN), PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            poll(&mut sources, PollTimeout::NONE)?;
+            while let Some(mut conn) = listener.accept()? {
+                writeln!(conn, "own loop in slot {} pid {}", cx.slot(), cx.pid())?;
+                conn.flush()?;
+            }
+        }
+        slog::info!(cx.log(), "the own loop has drained");
+        Ok(())
+    }
+}

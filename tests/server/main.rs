@@ -1,0 +1,58 @@
+//! The server on real processes, sockets and signals: its promises, by subject.
+//!
+//! This binary becomes a server itself when the environment says so (`fixtures.rs`): the services under test need a
+//! `main` of their own, because a template is the program's own image. Everything else is tested on the `hatchery`
+//! command.
+
+#[path = "../support/server/mod.rs"]
+mod support;
+
+mod fixtures;
+
+/// Tests by their functions' names, under the name of their file.
+macro_rules! trials {
+    ($subject:literal: $($test:ident),* $(,)?) => {
+        vec![$(libtest_mimic::Trial::test(concat!($subject, "::", stringify!($test)), || {
+            $test();
+            Ok(())
+        })),*]
+    };
+}
+
+mod boot;
+mod command;
+mod descriptors;
+mod listeners;
+mod logs;
+mod pid_files;
+mod preloads;
+mod recovery;
+mod reloads;
+mod requests;
+mod signals;
+mod stops;
+mod templates;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(exit) = fixtures::become_fixture() {
+        return exit;
+    }
+    let subjects = [
+        boot::tests(),
+        command::tests(),
+        descriptors::tests(),
+        listeners::tests(),
+        logs::tests(),
+        pid_files::tests(),
+        preloads::tests(),
+        recovery::tests(),
+        reloads::tests(),
+        requests::tests(),
+        signals::tests(),
+        stops::tests(),
+        templates::tests(),
+    ];
+    libtest_mimic::run(&libtest_mimic::Arguments::from_args(), subjects.into_iter().flatten().collect()).exit_code()
+}

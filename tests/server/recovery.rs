@@ -1,0 +1,196 @@
+//! Invariant 9: kill -9 of any one process leaves no orphan, no zombie and no held port; and what dies by itself is
+//! replaced, at once where it had served well and with growing delays where it keeps dying.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use crate::fixtures::Orders;
+use crate::support::client::Client;
+use crate::support::load::Load;
+use crate::support::processes::{is_alive, within};
+use crate::support::{Launch, Server, signal_process};
+
+pub fn tests() -> Vec<Trial> {
+    trials!["recovery":
+        invariant_9_kill_9_of_the_master_frees_the_port_and_leaves_nobody,
+        invariant_9_after_kill_9_of_the_master_a_request_in_hand_is_still_answered,
+        invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off,
+        invariant_9_kill_9_of_the_template_leaves_its_workers_serving,
+        invariant_9_kill_9_of_template_and_worker_at_once_is_mended,
+        invariant_9_kill_9_of_a_worker_fills_the_same_slot_and_touches_no_other,
+        invariant_9_kill_9_of_master_during_a_reload_leaves_nobody,
+        a_crash_loop_is_slowed_down_and_touches_no_healthy_worker,
+        a_slot_that_failed_after_the_boot_recovers,
+        term_to_one_worker_drains_it_and_another_follows,
+    ]
+}
+
+fn invariant_9_kill_9_of_the_master_frees_the_port_and_leaves_nobody() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let address = server.address();
+    // Idle connections hold nobody.
+    let mut idle = server.client();
+    idle.get("/").expect("an answer");
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let took = within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+    TcpListener::bind(&address).expect("the port is free");
+    assert_eq!(idle.rest(), b"");
+    println!("the last process was gone {took:?} after the master");
+}
+
+fn invariant_9_after_kill_9_of_the_master_a_request_in_hand_is_still_answered() {
+    let mut server = Server::start(&["--workers", "2", "--faults"]);
+    let mut client = server.client();
+    client.ask("/fault/sleep?ms=700").expect("a request");
+    await_busy(&server);
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let answer = client.answer().expect("the answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(client.rest(), b"");
+    within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+}
+
+/// Waits until some worker is in the middle of a request: it sleeps in poll(2) rather than in epoll_wait(2).
+fn await_busy(server: &Server) {
+    crate::support::processes::eventually("a worker is busy", || {
+        server.workers().into_values().any(|pid| {
+            let call = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+            call.contains("poll_schedule_timeout") || call.contains("do_sys_poll") || call.contains("do_poll")
+        })
+    });
+}
+
+fn invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let mut kept: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    for client in &mut kept {
+        client.get("/").expect("an answer");
+    }
+    let asked: Vec<_> = kept.iter_mut().map(|client| client.ask("/")).collect();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    assert!(asked.iter().all(Result::is_ok));
+    for mut client in kept {
+        client.answer().expect("a request that had arrived is answered").greeting();
+    }
+    within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+}
+
+fn invariant_9_kill_9_of_the_template_leaves_its_workers_serving() {
+    let mut server = Server::start(&["--workers", "3"]);
+    let (template, workers) = (server.template(), server.workers());
+    let load = Load::start(&server.address(), 2);
+    let mark = server.log.mark();
+    signal_process(template, Signal::SIGKILL);
+    server.log.wait_after(mark, "the loss of the template", |record| record.is("template lost"));
+    server.log.wait_after(mark, "a new template", |record| record.is("template ready"));
+    load.await_answers(50);
+    let tally = load.stop();
+    assert_eq!(tally.lost, [""; 0]);
+    assert_eq!(tally.closed_while_idle, 0);
+    assert_eq!(server.workers(), workers);
+    signal_process(workers[&1], Signal::SIGKILL);
+    let successor = server.successor(1, workers[&1]);
+    assert_ne!(server.template(), template);
+    let ready = server.log.wait("it", |record| record.is_about("worker ready", successor));
+    assert_eq!(ready.u64("generation"), 1, "a crash is no reload");
+    server.assert_no_zombies();
+    server.stop();
+}
+
+fn invariant_9_kill_9_of_template_and_worker_at_once_is_mended() {
+    let mut server = Server::start(&["--workers", "4"]);
+    for _ in 0..3 {
+        let (template, workers) = (server.template(), server.workers());
+        signal_process(workers[&2], Signal::SIGKILL);
+        signal_process(template, Signal::SIGKILL);
+        server.successor(2, workers[&2]);
+        // The next round's template is that of the newest worker.
+        server.get("/").greeting();
+        server.assert_no_zombies();
+    }
+    server.stop();
+}
+
+fn invariant_9_kill_9_of_a_worker_fills_the_same_slot_and_touches_no_other() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let before = server.workers();
+    let began = Instant::now();
+    signal_process(before[&2], Signal::SIGKILL);
+    let successor = server.successor(2, before[&2]);
+    let took = began.elapsed();
+    let mut expected = before.clone();
+    expected.insert(2, successor);
+    assert_eq!(server.workers(), expected);
+    let died = server.log.wait("its death", |record| record.is_about("worker exited", before[&2]));
+    assert_eq!(died.str("why"), "was killed by signal 9");
+    assert_eq!((died.u64("slot"), died.u64("generation")), (2, 1));
+    println!("the successor was ready {took:?} after the kill");
+    server.assert_no_zombies();
+    server.stop();
+}
+
+fn invariant_9_kill_9_of_master_during_a_reload_leaves_nobody() {
+    let mut server = Server::start(&["--workers", "8"]);
+    let address = server.address();
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the middle of the reload", |record| record.is("worker drained"));
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+    TcpListener::bind(&address).expect("the port is free");
+}
+
+fn a_crash_loop_is_slowed_down_and_touches_no_healthy_worker() {
+    let orders = Orders::new();
+    let server = Launch::fixture("probe").args(["--workers", "3", "--arg"]).arg(orders.arg()).start();
+    let healthy = server.workers();
+    orders.give("start-1", "exit 3");
+    signal_process(healthy[&1], Signal::SIGKILL);
+    let delays = server.log.wait_for_many(0, 5, "delays", |record| record.is("slot delayed"));
+    let delays: Vec<u64> =
+        delays.iter().filter(|record| record.u64("slot") == 1).map(|record| record.u64("delay_ms")).collect();
+    assert!(delays.len() >= 5, "another slot was delayed:\n{}", server.log.text());
+    // Each doubles the last, jitter of a quarter either way: two steps later it is longer for certain.
+    for window in delays.windows(3) {
+        assert!(window[2] > window[0], "{delays:?}");
+    }
+    for slot in [0, 2] {
+        assert_eq!(server.workers()[&slot], healthy[&slot]);
+    }
+    assert!(server.client().exchange("who").is_ok());
+}
+
+fn a_slot_that_failed_after_the_boot_recovers() {
+    let orders = Orders::new();
+    let server = Launch::fixture("probe").args(["--workers", "2", "--arg"]).arg(orders.arg()).start();
+    let old = server.workers()[&0];
+    orders.give("start-0", "fail the disk is full");
+    signal_process(old, Signal::SIGKILL);
+    let failed = server.log.wait("its words", |record| record.is("worker not started"));
+    assert_eq!(failed.str("why"), "the disk is full");
+    orders.take_back("start-0");
+    server.successor(0, old);
+}
+
+fn term_to_one_worker_drains_it_and_another_follows() {
+    let server = Server::start(&["--workers", "2", "--faults"]);
+    let mut client = server.client();
+    let pid = client.get("/").expect("an answer").pid();
+    let slot = server.workers().into_iter().find(|(_, worker)| *worker == pid).expect("a worker").0;
+    client.ask("/fault/sleep?ms=300").expect("a request");
+    await_busy(&server);
+    signal_process(pid, Signal::SIGTERM);
+    let answer = client.answer().expect("the request in hand is answered");
+    assert_eq!(answer.status, 200);
+    assert_eq!(client.rest(), b"");
+    server.successor(slot, pid);
+    let end = server.log.wait("its end", |record| record.is_about("worker exited", pid));
+    assert_eq!(end.str("why"), "exited with code 0");
+    assert!(!is_alive(pid));
+}

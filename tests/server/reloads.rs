@@ -1,0 +1,227 @@
+//! Invariants 7 and 8: a reload loses nobody, and a generation that fails never harms the one that serves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use crate::fixtures::Orders;
+use crate::support::load::Load;
+use crate::support::processes::{children, eventually};
+use crate::support::{Launch, Server, signal_process};
+
+pub fn tests() -> Vec<Trial> {
+    trials!["reloads":
+        invariant_7_five_reloads_under_load_lose_no_request,
+        invariant_7_a_request_in_hand_outlives_the_reload,
+        invariant_8_a_failing_preload_leaves_the_old_generation_serving,
+        invariant_8_a_failing_start_leaves_the_old_generation_serving,
+        invariant_8_a_start_that_dies_leaves_the_old_generation_serving,
+        invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot,
+        invariant_8_a_missing_binary_leaves_the_old_generation_serving,
+        invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving,
+        after_a_failed_reload_the_next_one_succeeds,
+        a_reload_picks_up_a_replaced_binary,
+        a_crash_does_not_pick_up_a_replaced_binary,
+        reloads_during_a_reload_become_one,
+    ]
+}
+
+const FAILED: &str = "reload failed, the old generation stays";
+
+fn reload(server: &Server, generation: u64) {
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the reload", |record| record.is("reloaded") && record.u64("generation") == generation);
+}
+
+fn invariant_7_five_reloads_under_load_lose_no_request() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let load = Load::start(&server.address(), 4);
+    for generation in 2..=6 {
+        reload(&server, generation);
+        load.await_answers(50);
+    }
+    let tally = load.stop();
+    assert_eq!(tally.lost, [""; 0], "of {} requests", tally.answered);
+    assert!((1..=6).all(|generation| tally.generations.contains(&generation)), "{:?}", tally.generations);
+    eventually("the old templates and workers are gone", || server.processes().len() == 1 + 1 + 4);
+    server.assert_no_zombies();
+    server.stop();
+    println!("{} answered, {} kept connections were closed while idle", tally.answered, tally.closed_while_idle);
+}
+
+fn invariant_7_a_request_in_hand_outlives_the_reload() {
+    let server = Server::start(&["--workers", "2", "--faults"]);
+    let mut client = server.client();
+    client.ask("/fault/sleep?ms=500").expect("a request");
+    reload(&server, 2);
+    assert_eq!(client.answer().expect("the answer").status, 200);
+    // An old worker that drains has a last look at the queue.
+    eventually("the new generation answers", || server.get("/").greeting().2 == 2);
+}
+
+/// A probe whose next generation fails like this; what the log says of it.
+fn failing_reload(moment: &str, order: &str) -> String {
+    let orders = Orders::new();
+    let mut server = Launch::fixture("probe").args(["--workers", "3", "--arg"]).arg(orders.arg()).start();
+    let (workers, template) = (server.workers(), server.template());
+    orders.give(moment, order);
+    server.signal(Signal::SIGHUP);
+    let failed = server.log.wait("the failure", |record| record.is(FAILED));
+    assert_eq!(failed.u64("generation"), 2);
+    eventually("the new generation is gone", || children(server.pid) == [template]);
+    assert_eq!(server.workers(), workers, "the old generation was harmed:\n{}", server.log.text());
+    let who = server.client().exchange("who").expect("an answer");
+    assert!(who.ends_with(" 1"), "{who}");
+    server.assert_no_zombies();
+    server.stop();
+    failed.str("why")
+}
+
+fn invariant_8_a_failing_preload_leaves_the_old_generation_serving() {
+    assert_eq!(failing_reload("preload", "fail the new index is torn"), "the new index is torn");
+    assert!(failing_reload("preload", "panic at the new index").contains("at the new index"));
+}
+
+fn invariant_8_a_failing_start_leaves_the_old_generation_serving() {
+    assert_eq!(failing_reload("start", "fail no new licence"), "no new licence");
+}
+
+fn invariant_8_a_start_that_dies_leaves_the_old_generation_serving() {
+    assert!(failing_reload("start", "kill-yourself").contains("killed by signal 9"));
+}
+
+fn invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot() {
+    let orders = Orders::new();
+    let mut server = Launch::fixture("probe").args(["--workers", "3", "--arg"]).arg(orders.arg()).start();
+    let (workers, template) = (server.workers(), server.template());
+    orders.give("start-2", "exit 5");
+    server.signal(Signal::SIGHUP);
+    let failed = server.log.wait("the failure", |record| record.is(FAILED));
+    assert!(failed.str("why").contains("exited with code 5"), "{}", failed.line);
+    // Slots 0 and 1 had the new generation already; the old template forks their successors.
+    eventually("only the old generation is left", || {
+        children(server.pid) == [template] && children(template).len() == 3 && server.workers().len() == 3
+    });
+    assert_eq!(server.workers()[&2], workers[&2]);
+    assert!(server.client().exchange("who").expect("an answer").ends_with(" 1"));
+    server.stop();
+}
+
+/// A copy of the command, or of this binary, that can be replaced.
+fn copy(directory: &Path, program: &Path) -> PathBuf {
+    let copy = directory.join("server");
+    let beside = directory.join("server.new");
+    fs::copy(program, &beside).expect("a copy");
+    fs::rename(beside, &copy).expect("a copy in its place");
+    copy
+}
+
+fn invariant_8_a_missing_binary_leaves_the_old_generation_serving() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
+    let server = Launch::program(&program).args(["--workers", "2"]).start();
+    let workers = server.workers();
+    fs::remove_file(&program).expect("it was there");
+    server.signal(Signal::SIGHUP);
+    let failed = server.log.wait("the failure", |record| record.is(FAILED));
+    let why = failed.str("why");
+    assert!(why.contains(program.to_str().expect("a path")) && why.contains("No such file"), "{why}");
+    assert_eq!(server.workers(), workers);
+    // Crash recovery needs no path: the old executable is held open.
+    signal_process(workers[&0], Signal::SIGKILL);
+    server.successor(0, workers[&0]);
+    signal_process(server.template(), Signal::SIGKILL);
+    server.log.wait_for_many(0, 2, "a new template", |record| record.is("template ready"));
+    assert_eq!(server.get("/").greeting().2, 1);
+}
+
+fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
+    let server = Launch::program(&program).args(["--workers", "2"]).start();
+    let workers = server.workers();
+    let beside = directory.path().join("junk");
+    fs::copy("/etc/hostname", &beside).expect("a copy");
+    fs::rename(beside, &program).expect("in its place");
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the failure", |record| record.is(FAILED));
+    assert_eq!(server.workers(), workers);
+    // A program that is no template of ours: it ends, or does nothing.
+    copy(directory.path(), Path::new("/bin/true"));
+    server.signal(Signal::SIGHUP);
+    server.log.wait_for_many(0, 2, "the failure", |record| record.is(FAILED));
+    assert_eq!(server.workers(), workers);
+    copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the reload", |record| record.is("reloaded"));
+}
+
+fn after_a_failed_reload_the_next_one_succeeds() {
+    let orders = Orders::new();
+    let server = Launch::fixture("probe").args(["--workers", "2", "--arg"]).arg(orders.arg()).start();
+    orders.give("start", "fail not yet");
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the failure", |record| record.is(FAILED));
+    orders.take_back("start");
+    reload(&server, 3);
+    eventually("the new generation answers", || server.client().exchange("who").expect("an answer").ends_with(" 3"));
+}
+
+/// A server of which a copy of this binary then takes the place: it says something else.
+fn with_replaced_binary() -> (tempfile::TempDir, Server) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let this = std::env::current_exe().expect("a path");
+    let program = copy(directory.path(), &this);
+    let server = Launch::fixture("probe").with_program(&program).args(["--workers", "2"]).start();
+    assert_eq!(version(&server), "1");
+    let mut bytes = fs::read(&this).expect("it can be read");
+    let mark = crate::fixtures::VERSION.as_bytes();
+    let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the mark is in the image");
+    bytes[at + mark.len() - 1] = b'2';
+    let beside = directory.path().join("next");
+    fs::copy(&this, &beside).and_then(|_| fs::write(&beside, bytes)).expect("a copy");
+    fs::rename(beside, program).expect("in its place");
+    (directory, server)
+}
+
+fn version(server: &Server) -> String {
+    let answer = server.client().exchange("version").expect("an answer");
+    answer.rsplit(' ').next().expect("a word").to_owned()
+}
+
+fn a_reload_picks_up_a_replaced_binary() {
+    let (_directory, server) = with_replaced_binary();
+    reload(&server, 2);
+    assert_eq!(version(&server), "2");
+}
+
+fn a_crash_does_not_pick_up_a_replaced_binary() {
+    let (_directory, server) = with_replaced_binary();
+    let mark = server.log.mark();
+    signal_process(server.template(), Signal::SIGKILL);
+    server.log.wait_after(mark, "a new template", |record| record.is("template ready"));
+    for (slot, worker) in server.workers() {
+        signal_process(worker, Signal::SIGKILL);
+        server.successor(slot, worker);
+    }
+    assert_eq!(version(&server), "1");
+}
+
+fn reloads_during_a_reload_become_one() {
+    let mut server = Server::start(&["--workers", "3"]);
+    for _ in 0..10 {
+        server.signal(Signal::SIGHUP);
+    }
+    server.log.wait("the first reload", |record| record.is("reloaded"));
+    server.signal(Signal::SIGHUP);
+    eventually("one generation is left and in its seats", || {
+        let generations: Vec<u64> =
+            server.log.all(|record| record.is("reloading")).iter().map(|record| record.u64("generation")).collect();
+        let done = server.log.count(|record| record.is("reloaded"));
+        done == generations.len() && done >= 2 && children(server.pid).len() == 1
+    });
+    assert!(server.log.count(|record| record.is("reloading")) <= 3, "{}", server.log.text());
+    server.stop();
+}

@@ -1,0 +1,83 @@
+//! What the operator's signals change: more workers, fewer, none for now.
+
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use crate::support::client::Client;
+use crate::support::processes::is_alive;
+use crate::support::{Server, signal_process};
+
+pub fn tests() -> Vec<Trial> {
+    trials!["signals":
+        ttin_adds_a_worker_in_the_next_slot,
+        ttou_drains_the_worker_of_the_highest_slot,
+        ttou_never_takes_the_last_worker,
+        winch_drains_the_workers_and_keeps_the_listeners_until_ttin,
+        the_terminals_interrupt_does_not_reach_the_workers,
+    ]
+}
+
+fn ttin_adds_a_worker_in_the_next_slot() {
+    let mut server = Server::start(&["--workers", "2"]);
+    let before = server.workers();
+    server.signal(Signal::SIGTTIN);
+    let ready = server.log.wait("a third", |record| record.is("worker ready") && record.u64("slot") == 2);
+    let mut expected = before;
+    expected.insert(2, ready.pid());
+    assert_eq!(server.workers(), expected);
+    server.stop();
+}
+
+fn ttou_drains_the_worker_of_the_highest_slot() {
+    let mut server = Server::start(&["--workers", "3"]);
+    let before = server.workers();
+    server.signal(Signal::SIGTTOU);
+    let drained = server.log.wait("its end", |record| record.is("worker drained"));
+    assert_eq!((drained.u64("slot"), drained.pid()), (2, before[&2]));
+    assert_eq!(drained.str("why"), "exited with code 0");
+    server.get("/").greeting();
+    assert!(is_alive(before[&0]) && is_alive(before[&1]));
+    server.stop();
+}
+
+fn ttou_never_takes_the_last_worker() {
+    let mut server = Server::start(&["--workers", "2"]);
+    for count in 1..=4 {
+        server.signal(Signal::SIGTTOU);
+        // One after the other: signals that wait are one signal.
+        server.log.wait_for_many(0, count, "the signal", |record| record.is("number of workers changed"));
+    }
+    server.log.wait("its end", |record| record.is("worker drained"));
+    server.get("/").greeting();
+    assert_eq!(server.workers().len(), 1);
+    server.stop();
+}
+
+fn winch_drains_the_workers_and_keeps_the_listeners_until_ttin() {
+    let mut server = Server::start(&["--workers", "2"]);
+    server.signal(Signal::SIGWINCH);
+    server.log.wait_for_many(0, 2, "the workers' ends", |record| record.is("worker drained"));
+    // The kernel takes the connection, and the client waits for who serves it.
+    let mut client = Client::connect(&server.address()).expect("somebody still listens");
+    client.ask("/").expect("the kernel takes it");
+    assert!(server.workers().is_empty());
+    server.signal(Signal::SIGTTIN);
+    client.answer().expect("an answer at last").greeting();
+    server.log.wait_for_many(0, 4, "the workers are back", |record| record.is("worker ready"));
+    server.stop();
+}
+
+fn the_terminals_interrupt_does_not_reach_the_workers() {
+    let server = Server::start(&["--workers", "2"]);
+    let workers = server.workers();
+    for worker in workers.values() {
+        for signal in [Signal::SIGHUP, Signal::SIGWINCH] {
+            let group = crate::support::processes::stat(*worker).expect("it is there").group;
+            assert_ne!(group, server.pid, "{signal}");
+        }
+    }
+    // A worker asked to drain by itself is not the server's end either.
+    signal_process(workers[&0], Signal::SIGTERM);
+    server.successor(0, workers[&0]);
+    server.get("/").greeting();
+}
