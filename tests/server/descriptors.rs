@@ -106,7 +106,8 @@ fn invariant_3_a_subprocess_holds_no_socket_and_outlives_the_server_without_its_
     let body = server.get("/fault/spawn?ms=60000").body;
     let pid: i32 = body.trim().strip_prefix("spawned pid ").and_then(|pid| pid.parse().ok()).expect(&body);
     let held = descriptors(pid);
-    assert!(held.values().all(|target| target == "/dev/null"), "{held:?}");
+    // The shell that starts it may still have a file of its own open.
+    assert!(held.values().all(|target| kind(target) != "socket"), "{held:?}");
     let address = server.address();
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
