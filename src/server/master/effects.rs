@@ -139,9 +139,9 @@ impl Effects {
         }
     }
 
-    /// Generations before this one are over, and so is the one that failed: nothing more is started of them.
-    pub(super) fn forget_images(&mut self, over: impl Fn(Generation) -> bool) {
-        self.images.retain(|generation, _| !over(*generation));
+    /// Lets go of a generation's executable, which nothing more is started from.
+    pub(super) fn retire(&mut self, generation: Generation) {
+        self.images.remove(&generation);
     }
 
     /// Whether some template's process may still be there.

@@ -23,7 +23,7 @@ use super::config::{Config, Workers};
 use super::listener::Listener;
 use super::pid_file::PidFile;
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Notice, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
@@ -175,20 +175,12 @@ impl Master {
             match action {
                 Action::StartTemplate { generation } => self.effects.start_template(generation),
                 Action::CloseTemplate { generation } => self.effects.close_template(generation),
+                Action::Retire { generation } => self.effects.retire(generation),
                 Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
                 Action::Drain { id } => self.effects.drain(id),
                 Action::Kill { id, why } => self.effects.kill(id, why),
                 Action::CloseListeners => self.effects.close_listeners(),
-                Action::Notice(notice) => {
-                    match &notice {
-                        Notice::Reloaded { generation, .. } => self.effects.forget_images(|other| other < *generation),
-                        Notice::ReloadFailed { generation, .. } => {
-                            self.effects.forget_images(|other| other == *generation);
-                        }
-                        _ => {}
-                    }
-                    journal::write(&self.log, &notice);
-                }
+                Action::Notice(notice) => journal::write(&self.log, &notice),
                 Action::Leave(outcome) => return Some(outcome),
             }
         }

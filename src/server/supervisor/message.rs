@@ -87,6 +87,8 @@ pub(crate) enum Action {
     StartTemplate { generation: Generation },
     /// End this template for good, whatever state it is in.
     CloseTemplate { generation: Generation },
+    /// No template of this generation is started any more: its executable can be let go.
+    Retire { generation: Generation },
     /// Fork a worker from the generation's template, which is alive and ready.
     Fork { id: WorkerId, slot: Slot, generation: Generation },
     /// Ask the worker to drain. It may not exist yet: the wish then waits on its socket.

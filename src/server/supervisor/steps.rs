@@ -142,6 +142,7 @@ impl Supervisor {
     }
 
     fn adopt_incoming(&mut self) {
+        self.act(Action::Retire { generation: self.current });
         self.current = self.wanted;
         self.incoming = None;
         self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
@@ -153,6 +154,7 @@ impl Supervisor {
             return;
         };
         self.wanted = self.current;
+        self.act(Action::Retire { generation });
         self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
         let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {

@@ -1,6 +1,6 @@
 //! Keeps its own books from what the supervisor hears and asks for, and checks every action against them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
@@ -36,6 +36,7 @@ pub(super) struct Auditor {
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) last_id: u64,
     pub(super) newest: Generation,
+    pub(super) retired: BTreeSet<Generation>,
     pub(super) target: u32,
     pub(super) standing: Standing,
     pub(super) consequences: Consequences,
@@ -58,6 +59,7 @@ impl Auditor {
             workers: BTreeMap::new(),
             last_id: 0,
             newest: Generation(0),
+            retired: BTreeSet::new(),
             standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
             consequences: Consequences::new(policy.clone()),
             quits: 0,
@@ -131,11 +133,16 @@ impl Auditor {
         match action {
             Action::StartTemplate { generation } => {
                 assert!(!world.templates().contains(generation), "two of one generation");
+                assert!(!self.retired.contains(generation), "its executable is gone");
                 assert!(generation.0 <= self.newest.0 + 1);
                 self.newest = self.newest.max(*generation);
                 assert_eq!(self.stops + self.quits, 0, "started on the way out");
             }
             Action::CloseTemplate { generation } => self.check_close(*generation, world),
+            Action::Retire { generation } => {
+                assert!(*generation <= self.newest && self.retired.insert(*generation), "retired twice");
+                assert_ne!(*generation, supervisor.generation(), "retired while it serves");
+            }
             Action::Fork { id, slot, generation } => {
                 assert!(world.has_ready_template(*generation), "no template for {id:?}");
                 self.check_fork(*id, *slot, *generation, supervisor);

@@ -161,7 +161,7 @@ impl World {
                 }
             }
             Action::Kill { id, .. } => self.kill(now, id),
-            Action::CloseListeners | Action::Notice(_) | Action::Leave(_) => {}
+            Action::Retire { .. } | Action::CloseListeners | Action::Notice(_) | Action::Leave(_) => {}
         }
     }
 

@@ -123,6 +123,10 @@ fn close(generation: u32) -> Action {
     Action::CloseTemplate { generation: Generation(generation) }
 }
 
+fn retire(generation: u32) -> Action {
+    Action::Retire { generation: Generation(generation) }
+}
+
 fn fork(id: u64, slot: u32, generation: u32) -> Action {
     Action::Fork { id: WorkerId(id), slot: Slot(slot), generation: Generation(generation) }
 }

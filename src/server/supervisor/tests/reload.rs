@@ -14,7 +14,7 @@ fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
     assert_eq!(bench.asked(), [drain(1), fork(4, 1, 2)]);
     assert_eq!(bench.supervisor.generation(), Generation(1));
     bench.ready(4);
-    assert_eq!(bench.asked(), [drain(2)]);
+    assert_eq!(bench.asked(), [drain(2), retire(1)]);
     assert_eq!(bench.supervisor.generation(), Generation(2));
     assert_eq!(bench.supervisor.incoming(), None);
     bench.exits(1, Exit::Clean);
@@ -45,7 +45,7 @@ fn a_new_template_that_fails_leaves_the_old_generation_as_it_is_and_says_why() {
     bench.template_fails(2, "the configuration is wrong");
     let actions = bench.take();
     assert_eq!(reload_failed(&actions), Some("the configuration is wrong"));
-    assert!(actions.contains(&close(2)));
+    assert!(actions.contains(&close(2)) && actions.contains(&retire(2)));
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
     assert_eq!(bench.supervisor.generation(), Generation(1));
     bench.exits(1, Exit::Signal(9));
@@ -110,12 +110,12 @@ fn reloads_during_a_roll_become_one_more() {
     bench.template_ready(2);
     bench.signal(Signal::Reload);
     bench.ready(2);
-    assert_eq!(bench.asked(), [fork(2, 0, 2), drain(1), start(3)]);
+    assert_eq!(bench.asked(), [fork(2, 0, 2), drain(1), retire(1), start(3)]);
     bench.template_ready(3);
     bench.ready(3);
     bench.exits(1, Exit::Clean);
     bench.exits(2, Exit::Clean);
-    assert_eq!(bench.asked(), [fork(3, 0, 3), drain(2), close(1), close(2)]);
+    assert_eq!(bench.asked(), [fork(3, 0, 3), drain(2), retire(2), close(1), close(2)]);
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
 }
 
