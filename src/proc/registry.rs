@@ -7,7 +7,7 @@ use super::caught::catch;
 use super::failure::{Failure, words_of};
 use crate::sys::plugin::ForeignEntry;
 
-/// Any error of an entry point; its text and its sources reach the master.
+/// Any error of a program's own code: of an entry point, of a service. Its text and its sources reach the master.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type CallFn = Box<dyn Fn(&mut CallCx<'_>) -> Result<(), BoxError>>;

@@ -15,8 +15,7 @@ use super::worker_config::{WorkerBirth, WorkerConfig};
 use super::{Generation, Slot, worker};
 use crate::sys::clock::Monotonic;
 
-/// Any error of a service's own.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub use crate::proc::BoxError;
 
 /// The result of a service's functions.
 pub type Result<T, E = BoxError> = std::result::Result<T, E>;
@@ -24,6 +23,7 @@ pub type Result<T, E = BoxError> = std::result::Result<T, E>;
 /// What becomes of a connection after [`Service::serve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Next {
     /// Keep it open; serve again when more has come.
     Park,
@@ -90,9 +90,11 @@ pub trait Service: Sized + 'static {
     }
 }
 
-/// A setting that a service asked for and nobody gave.
+/// An argument that a service asked for and nobody gave. Give it in [`Config::args`](super::Config::args), or to a
+/// program with the flags of `hatchery serve` as `--arg NAME=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the service needs an argument named `{name}`, and none was given")]
+#[non_exhaustive]
+#[error("the service needs an argument named `{name}`, and none was given; give it as `--arg {name}=VALUE`")]
 pub struct MissingArg {
     /// Its name.
     pub name: String,
@@ -110,33 +112,9 @@ impl PreloadCx {
         Self { config, generation }
     }
 
-    /// The service's argument of that name.
-    ///
-    /// # Errors
-    /// [`MissingArg`] names it.
-    pub fn arg(&self, name: &str) -> Result<&str> {
-        self.config.arg(name)
-    }
-
-    /// The service's argument of that name, where it was given.
-    pub fn arg_opt(&self, name: &str) -> Option<&str> {
-        self.config.arg_opt(name)
-    }
-
     /// The generation that is about to come.
     pub fn generation(&self) -> Generation {
         self.generation
-    }
-}
-
-impl WorkerConfig {
-    fn arg(&self, name: &str) -> Result<&str> {
-        let missing = || MissingArg { name: name.to_owned() };
-        Ok(self.arg_opt(name).ok_or_else(missing)?)
-    }
-
-    fn arg_opt(&self, name: &str) -> Option<&str> {
-        self.args.get(name).map(String::as_str)
     }
 }
 
@@ -177,34 +155,6 @@ impl WorkerCx {
         let notice = DrainNotice::new(link)?;
         let pid = std::process::id();
         Ok(Self { acceptors, config, birth, pid, notice, record, log })
-    }
-
-    /// This worker's seat.
-    pub fn slot(&self) -> Slot {
-        self.birth.slot
-    }
-
-    /// This worker's generation.
-    pub fn generation(&self) -> Generation {
-        self.birth.generation
-    }
-
-    /// This worker's process.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// The service's argument of that name.
-    ///
-    /// # Errors
-    /// [`MissingArg`] names it.
-    pub fn arg(&self, name: &str) -> Result<&str> {
-        self.config.arg(name)
-    }
-
-    /// The service's argument of that name, where it was given.
-    pub fn arg_opt(&self, name: &str) -> Option<&str> {
-        self.config.arg_opt(name)
     }
 
     /// The listeners, in the order in which they were configured. They are non-blocking, and shared
@@ -248,21 +198,6 @@ pub struct RequestCx<'a> {
 }
 
 impl RequestCx<'_> {
-    /// This worker's seat.
-    pub fn slot(&self) -> Slot {
-        self.birth.slot
-    }
-
-    /// This worker's generation.
-    pub fn generation(&self) -> Generation {
-        self.birth.generation
-    }
-
-    /// This worker's process.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// Says what the request is about, for status and log: at most
     /// [`LABEL_BYTES`](super::LABEL_BYTES) bytes, the rest is cut. It lasts until the request ends.
     pub fn label(&self, label: impl AsRef<[u8]>) {
@@ -286,9 +221,53 @@ impl RequestCx<'_> {
     pub fn overdue(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
     }
-
-    /// The service's argument of that name, where it was given.
-    pub fn arg_opt(&self, name: &str) -> Option<&str> {
-        self.config.arg_opt(name)
-    }
 }
+
+/// The service's arguments, as every context gives them.
+macro_rules! gives_arguments {
+    ($cx:ty) => {
+        impl $cx {
+            /// The service's argument of that name.
+            ///
+            /// # Errors
+            /// [`MissingArg`] names it.
+            pub fn arg(&self, name: &str) -> Result<&str> {
+                let missing = || MissingArg { name: name.to_owned() };
+                Ok(self.arg_opt(name).ok_or_else(missing)?)
+            }
+
+            /// The service's argument of that name, where it was given.
+            pub fn arg_opt(&self, name: &str) -> Option<&str> {
+                self.config.args.get(name).map(String::as_str)
+            }
+        }
+    };
+}
+
+/// Which worker it is, as the contexts of a worker tell it.
+macro_rules! tells_the_worker {
+    ($cx:ty) => {
+        impl $cx {
+            /// The slot that this worker fills.
+            pub fn slot(&self) -> Slot {
+                self.birth.slot
+            }
+
+            /// This worker's generation.
+            pub fn generation(&self) -> Generation {
+                self.birth.generation
+            }
+
+            /// This worker's process id.
+            pub fn pid(&self) -> u32 {
+                self.pid
+            }
+        }
+    };
+}
+
+gives_arguments!(PreloadCx);
+gives_arguments!(WorkerCx);
+gives_arguments!(RequestCx<'_>);
+tells_the_worker!(WorkerCx);
+tells_the_worker!(RequestCx<'_>);
