@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 /// How the command ended, as its caller sees it. The numbers are a promise to service managers and scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Exit {
     /// The server was stopped and all went as asked; or what was asked was only help or a check.
     CleanStop,

@@ -22,7 +22,7 @@ impl Acceptor {
     /// # Errors
     /// `InvalidInput` for a socket that does not listen; those of getsockopt(2), setsockopt(2) and
     /// fcntl(2) for what is no socket at all.
-    pub fn from_fd(socket: OwnedFd, address: String) -> io::Result<Self> {
+    pub(crate) fn from_fd(socket: OwnedFd, address: String) -> io::Result<Self> {
         let options = SockRef::from(&socket);
         if !options.is_listener()? {
             let words = format!("the socket of {address} does not listen");

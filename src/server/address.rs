@@ -34,6 +34,7 @@ pub const FIRST_INHERITED_FD: RawFd = 3;
 /// # Ok::<(), hatchery::server::AddressError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Address {
     /// An IP address and a port.
     Tcp(SocketAddr),

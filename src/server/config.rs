@@ -42,9 +42,10 @@ pub struct Config {
     pub request_timeout: Option<Duration>,
     /// How long a parked connection may stay idle; `None` is without end. Default: 60 s.
     pub idle_timeout: Option<Duration>,
-    /// How long a worker may take from its fork to its readiness. Default: 30 s.
+    /// How long a worker may take from its fork to its readiness; less than 1 ms is taken for 1 ms. Default: 30 s.
     pub start_timeout: Duration,
-    /// How long a graceful stop waits for requests in hand before it kills. Default: 30 s.
+    /// How long a graceful stop waits for requests in hand before it kills; less than 1 ms is taken for 1 ms.
+    /// Default: 30 s.
     pub graceful_timeout: Duration,
     /// Where to write the master's pid. Default: nowhere.
     pub pid_file: Option<PathBuf>,
@@ -125,6 +126,7 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[non_exhaustive]
         pub enum $name {
             $($(#[$variant_doc])* $variant,)+
         }

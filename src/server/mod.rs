@@ -38,7 +38,8 @@ pub use conn::{Conn, Fill, Peer};
 #[cfg(feature = "cli")]
 pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};
-pub use ids::{Generation, Slot, WorkerId};
+pub(crate) use ids::WorkerId;
+pub use ids::{Generation, Slot};
 #[cfg(feature = "cli")]
 pub(crate) use listener::resolves;
 pub use listener::{BACKLOG, Listener};
@@ -46,5 +47,5 @@ pub use listener::{BACKLOG, Listener};
 pub use logging::stderr_logger;
 pub use master::{RunError, run};
 pub use pid_file::PidFileError;
-pub use scoreboard::{LABEL_BYTES, Snapshot, WorkerState};
+pub use scoreboard::LABEL_BYTES;
 pub use service::{BoxError, MissingArg, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};

@@ -36,7 +36,7 @@ mod at {
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerState {
+pub(crate) enum WorkerState {
     /// It builds its service and does not accept yet.
     Starting,
     /// It waits for connections and requests.
@@ -53,27 +53,27 @@ impl WorkerState {
 
 /// One worker's record as it was when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Which life of which worker.
-    pub id: WorkerId,
+    pub(crate) id: WorkerId,
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its seat.
-    pub slot: Slot,
+    pub(crate) slot: Slot,
     /// Its generation.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// What it is doing.
-    pub state: WorkerState,
+    pub(crate) state: WorkerState,
     /// Requests it has answered.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// Connections it has accepted.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Connections it holds parked now.
-    pub parked: u64,
+    pub(crate) parked: u64,
     /// When the request in hand began, in nanoseconds of CLOCK_MONOTONIC.
-    pub request_started: Option<u64>,
+    pub(crate) request_started: Option<u64>,
     /// What the service says it is doing; empty where it says nothing.
-    pub label: Vec<u8>,
+    pub(crate) label: Vec<u8>,
 }
 
 /// The master's end: all records, to read.
