@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::libc;
+
 use super::address::Address;
 
 /// A listener could not be made. Nothing that was there before has been changed.

@@ -11,6 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::libc;
+
 /// The longest content of a pid file: a number, a newline and some spaces.
 const LONGEST: u64 = 32;
 

@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::{Address, SocketPath};
