@@ -30,7 +30,7 @@ pub enum Column {
     Sum(&'static str),
 }
 
-/// What ANCHORS asks of us beside a contender.
+/// What is asked of us beside a contender.
 #[derive(Clone, Copy)]
 pub enum Aim {
     None,

@@ -7,13 +7,13 @@ use std::collections::hash_map::RandomState;
 use std::fs::{self, OpenOptions};
 use std::hash::BuildHasher;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
-use std::os::fd::AsFd;
 
 /// What `version` answers; a test finds it in the image and writes a new version of this program.
 pub static VERSION: &str = "this is fixture version 1";
