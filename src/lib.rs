@@ -1,5 +1,10 @@
 //! Pre-fork multi-process servers, and the typed process layer beneath them.
 //!
+//! - A server: implement [`server::Service`], and let `main` be `hatchery::serve::<MyService>()`, which has every flag of
+//!   the command `hatchery serve` (feature `cli`, on by default). A program with a command line of its own fills a
+//!   [`server::Config`] and calls [`server::run`].
+//! - Processes alone: [`proc::Template`] and [`proc::Process`], after [`init`].
+//!
 //! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`server`], `cli`.
 
 mod sys;
@@ -17,7 +22,9 @@ pub use sys::kernel::KernelTooOld;
 /// Makes this process a template if it was spawned as one, and returns in every other process.
 ///
 /// Call it first in `main`, before any thread is started and any descriptor is opened: a template is a fresh
-/// image of this same program, and this call is where it learns so. In a template it never returns.
+/// image of this same program, and this call is where it learns so. In a template it never returns. A template that
+/// cannot start (there are threads already, or its master is of another version) says so on standard error and exits
+/// with code 70.
 ///
 /// ```
 /// use hatchery::proc::Registry;
