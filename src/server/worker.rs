@@ -5,11 +5,15 @@
 //! is there, it is served without ever entering the set. A connection enters the set when it is
 //! first parked and leaves it by being closed; in between the set is not touched.
 //!
+//! A turn serves the connections that the worker has first, and then accepts one more: what a busy
+//! worker does not take stays in the queue for one that has less to do.
+//!
 //! While the worker drains, a connection that has not been served yet stays for a moment, because
 //! its client is about to send; parked ones that are between two requests are closed.
 
 use std::io;
 use std::mem;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,8 +29,8 @@ use super::parked::{Guest, Key, Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::Monotonic;
 
-/// So many connections are accepted before the parked ones get their turn.
-const ACCEPTS_IN_A_ROW: usize = 16;
+/// So many connections a worker that leaves still takes from each listener's queue.
+const LAST_ACCEPTS: usize = 16;
 /// So many events are taken from the kernel at a time.
 const EVENTS: usize = 64;
 /// How long a listener is left alone after an accept that failed for want of something.
@@ -99,11 +103,17 @@ impl<S: Service> Worker<S> {
             Err(error) => return Err(error.into()),
         };
         self.attendant.now = Monotonic::now();
-        for event in &events[..count] {
-            match Token::from(event.data()) {
+        let tokens = events[..count].iter().map(|event| Token::from(event.data()));
+        for token in tokens.clone() {
+            match token {
                 Token::Notice => self.begin_drain()?,
-                Token::Listener(index) => self.accept(index)?,
                 Token::Parked(key) => self.revisit(key),
+                Token::Listener(_) => {}
+            }
+        }
+        for token in tokens {
+            if let Token::Listener(index) = token {
+                self.accept(index)?;
             }
         }
         self.handle_due();
@@ -129,27 +139,36 @@ impl<S: Service> Worker<S> {
         self.epoll.add(acceptor, Token::Listener(index).event(flags))
     }
 
-    fn accept(&mut self, index: u32) -> Result<()> {
-        for _ in 0..ACCEPTS_IN_A_ROW {
-            let Some(listener) = self.listeners.get(index as usize) else {
-                break;
-            };
-            match listener.acceptor.accept() {
-                Ok(Some(conn)) => self.welcome(conn),
-                Ok(None) => break,
-                Err(error) => {
-                    self.pause(index, &error)?;
-                    break;
-                }
+    /// Takes one connection from the queue; says whether there was one.
+    fn accept(&mut self, index: u32) -> Result<bool> {
+        let Some(listener) = self.listeners.get(index as usize) else {
+            return Ok(false);
+        };
+        match listener.acceptor.accept() {
+            Ok(Some(conn)) => {
+                self.welcome(conn);
+                return Ok(true);
             }
+            Ok(None) => {}
+            Err(error) => self.pause(index, &error)?,
         }
-        Ok(())
+        Ok(false)
     }
 
+    /// The handshake wakes this worker before the client has had the time to send, so the first read
+    /// mostly finds nothing. Giving up the processor once lets a client on the same core send, and
+    /// costs next to nothing where nobody wants it; parking, waiting and being woken again would cost
+    /// more than the request itself. Whoever is still silent then is parked: with 16 clients at work
+    /// that is one connection in thirty.
     fn welcome(&mut self, mut conn: Conn) {
         self.connections += 1;
         self.attendant.record.set_connections(self.connections);
-        let outcome = self.attendant.visit(&mut conn, None);
+        let mut outcome = self.attendant.visit(&mut conn, None);
+        if outcome == Outcome::Nothing {
+            thread::yield_now();
+            self.attendant.now = Monotonic::now();
+            outcome = self.attendant.visit(&mut conn, None);
+        }
         let Some(phase) = self.attendant.settle(&mut conn, Phase::Fresh, outcome) else {
             return;
         };
@@ -271,8 +290,10 @@ impl<S: Service> Worker<S> {
         // A connection that came a moment ago may have woken this worker and no other, and nobody
         // is woken for it again. So the queue is looked at once more before it is left to the others.
         for index in 0..self.listeners.len() {
-            if self.listeners[index].paused_until.is_none() {
-                self.accept(index as u32)?;
+            for _ in 0..LAST_ACCEPTS {
+                if self.listeners[index].paused_until.is_some() || !self.accept(index as u32)? {
+                    break;
+                }
             }
         }
         for listener in mem::take(&mut self.listeners) {
