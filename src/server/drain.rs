@@ -10,11 +10,9 @@ use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::SIGTERM;
-use signal_hook::low_level::pipe;
 
 use super::scoreboard::{Record, WorkerState};
+use crate::sys::term;
 
 /// A worker's socket to the master.
 pub(crate) trait MasterLink {
@@ -48,10 +46,7 @@ impl DrainNotice {
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         sources.add(link.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         sources.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-        pipe::register(SIGTERM, pipe_end.try_clone()?)?;
-        let mut term = SigSet::empty();
-        term.add(Signal::SIGTERM);
-        term.thread_unblock()?;
+        term::write_to(pipe_end.try_clone()?.into())?;
         Ok(Self { link, pipe, pipe_end, sources, said_ready: Cell::new(false), asked: Cell::new(false) })
     }
 
