@@ -5,8 +5,9 @@
 //! is there, it is served without ever entering the set. A connection enters the set when it is
 //! first parked and leaves it by being closed; in between the set is not touched.
 //!
-//! A turn serves the connections that the worker has first, and then accepts one more: what a busy
-//! worker does not take stays in the queue for one that has less to do.
+//! A turn serves the connections that the worker has first, and then accepts: one more, or a few as long
+//! as each is over at once. What a busy worker does not take stays in the queue for one that has less
+//! to do.
 //!
 //! While the worker drains, a connection that has not been served yet stays for a moment, because
 //! its client is about to send; parked ones that are between two requests are closed.
@@ -29,6 +30,8 @@ use super::parked::{Guest, Key, Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::Monotonic;
 
+/// So many connections that are over at once are accepted before the others get their turn.
+const ACCEPTS_IN_A_ROW: usize = 8;
 /// So many connections a worker that leaves still takes from each listener's queue.
 const LAST_ACCEPTS: usize = 16;
 /// So many events are taken from the kernel at a time.
@@ -113,7 +116,7 @@ impl<S: Service> Worker<S> {
         }
         for token in tokens {
             if let Token::Listener(index) = token {
-                self.accept(index)?;
+                self.accept_some(index)?;
             }
         }
         self.handle_due();
@@ -139,20 +142,28 @@ impl<S: Service> Worker<S> {
         self.epoll.add(acceptor, Token::Listener(index).event(flags))
     }
 
-    /// Takes one connection from the queue; says whether there was one.
-    fn accept(&mut self, index: u32) -> Result<bool> {
+    /// Asks epoll for the others only after a few connections that were served and closed at once: a
+    /// full queue is what makes a server busy.
+    fn accept_some(&mut self, index: u32) -> Result<()> {
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            if self.accept(index)? != Taken::AndClosed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one connection from the queue.
+    fn accept(&mut self, index: u32) -> Result<Taken> {
         let Some(listener) = self.listeners.get(index as usize) else {
-            return Ok(false);
+            return Ok(Taken::Nobody);
         };
         match listener.acceptor.accept() {
-            Ok(Some(conn)) => {
-                self.welcome(conn);
-                return Ok(true);
-            }
+            Ok(Some(conn)) => return Ok(self.welcome(conn)),
             Ok(None) => {}
             Err(error) => self.pause(index, &error)?,
         }
-        Ok(false)
+        Ok(Taken::Nobody)
     }
 
     /// The handshake wakes this worker before the client has had the time to send, so the first read
@@ -160,7 +171,7 @@ impl<S: Service> Worker<S> {
     /// costs next to nothing where nobody wants it; parking, waiting and being woken again would cost
     /// more than the request itself. Whoever is still silent then is parked: with 16 clients at work
     /// that is one connection in thirty.
-    fn welcome(&mut self, mut conn: Conn) {
+    fn welcome(&mut self, mut conn: Conn) -> Taken {
         self.connections += 1;
         self.attendant.record.set_connections(self.connections);
         let mut outcome = self.attendant.visit(&mut conn, None);
@@ -170,11 +181,17 @@ impl<S: Service> Worker<S> {
             outcome = self.attendant.visit(&mut conn, None);
         }
         let Some(phase) = self.attendant.settle(&mut conn, Phase::Fresh, outcome) else {
-            return;
+            return Taken::AndClosed;
         };
-        let key = self.parked.insert(Guest { conn, phase });
+        self.park(Guest { conn, phase });
+        Taken::AndParked
+    }
+
+    fn park(&mut self, guest: Guest) {
+        let due = self.attendant.due(guest.phase);
+        let key = self.parked.insert(guest);
         self.count_parked();
-        self.parked.set_due(key, self.attendant.due(phase));
+        self.parked.set_due(key, due);
         let Some(guest) = self.parked.get(key) else {
             return;
         };
@@ -291,7 +308,7 @@ impl<S: Service> Worker<S> {
         // is woken for it again. So the queue is looked at once more before it is left to the others.
         for index in 0..self.listeners.len() {
             for _ in 0..LAST_ACCEPTS {
-                if self.listeners[index].paused_until.is_some() || !self.accept(index as u32)? {
+                if self.listeners[index].paused_until.is_some() || self.accept(index as u32)? == Taken::Nobody {
                     break;
                 }
             }
@@ -317,6 +334,14 @@ impl Listener {
     fn new(acceptor: Acceptor) -> Self {
         Self { acceptor, paused_until: None, complained: None }
     }
+}
+
+/// What an accept has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Nobody,
+    AndParked,
+    AndClosed,
 }
 
 /// What an event is about, as the number that epoll keeps for it.
