@@ -142,8 +142,9 @@ impl<S: Service> Worker<S> {
         self.epoll.add(acceptor, Token::Listener(index).event(flags))
     }
 
-    /// Asks epoll for the others only after a few connections that were served and closed at once: a
-    /// full queue is what makes a server busy.
+    /// While each connection is served and closed at once, the worker holds nobody whom another worker
+    /// could serve sooner, and goes on without asking epoll. A full queue thus costs one call of
+    /// epoll_wait for several connections.
     fn accept_some(&mut self, index: u32) -> Result<()> {
         for _ in 0..ACCEPTS_IN_A_ROW {
             if self.accept(index)? != Taken::AndClosed {
@@ -170,7 +171,8 @@ impl<S: Service> Worker<S> {
     /// mostly finds nothing. Giving up the processor once lets a client on the same core send, and
     /// costs next to nothing where nobody wants it; parking, waiting and being woken again would cost
     /// more than the request itself. Whoever is still silent then is parked: with 16 clients at work
-    /// that is one connection in thirty.
+    /// that is one connection in ten to thirty. At worst, with others that compute on this core, their
+    /// time slice comes first; the connections that the worker had before have been served by then.
     fn welcome(&mut self, mut conn: Conn) -> Taken {
         self.connections += 1;
         self.attendant.record.set_connections(self.connections);
