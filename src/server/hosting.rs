@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slog::{Logger, o};
@@ -64,7 +66,8 @@ pub(crate) fn host_as<S: Service>(registry: Registry, name: ServiceName, logger:
         .run(worker_entry(name), move |cx| work::<S>(cx, &preloaded, logger))
 }
 
-/// The entry point that the template calls once. Its argument is the [generation](super::Generation).
+/// The entry point that the template calls once. Its arguments are the [generation](super::Generation) and the
+/// master's pid.
 pub(crate) fn preload_entry(name: ServiceName) -> String {
     format!("{name}::preload")
 }
@@ -88,6 +91,10 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
 fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
     set_process_name(&format!("hatch-tmpl g{generation}"));
+    let _tied = Tied::to_parent()?;
+    if nix::unistd::getppid().as_raw() != decode::<u32>(cx.args, 1)? as i32 {
+        return Err("the master has ended".into());
+    }
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
     let built: &'static S::Preload = Box::leak(Box::new(built));
@@ -111,13 +118,38 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
     let link = Link(Channel::new(cx.socket));
     let cx = WorkerCx::new(acceptors, config, birth, Box::new(link), record, log)?;
-    S::start(preloaded, &cx)?.run(cx)
+    let tied = Tied::to_parent()?;
+    if cx.draining() {
+        // Nobody waits for it any more.
+        return Ok(());
+    }
+    let service = S::start(preloaded, &cx)?;
+    drop(tied);
+    service.run(cx)
+}
+
+/// While it lives, this process dies with its parent (PR_SET_PDEATHSIG): it is busy with the user's code, for however
+/// long, and would not see the end of its socket, but hold the listeners. It serves nobody yet.
+struct Tied;
+
+impl Tied {
+    fn to_parent() -> io::Result<Tied> {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        Ok(Tied)
+    }
+}
+
+impl Drop for Tied {
+    fn drop(&mut self) {
+        // It takes no argument that could be wrong.
+        let _ = prctl::set_pdeathsig(None);
+    }
 }
 
 /// What `ps` and `top` show. It is a convenience: nothing depends on it.
 fn set_process_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = nix::sys::prctl::set_name(&name);
+        let _ = prctl::set_name(&name);
     }
 }
 

@@ -92,7 +92,7 @@ impl Effects {
         }
         template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
         template.send_arg(encode(&self.worker_config())?)?;
-        template.call(&preload_entry(self.config.service), [encode(&id.generation)?])?;
+        template.call(&preload_entry(self.config.service), [encode(&id.generation)?, encode(&std::process::id())?])?;
         let events = self.events.clone();
         template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
         let events = self.events.clone();
