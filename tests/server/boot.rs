@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::fixtures::Orders;
+use crate::support::processes::eventually;
 use crate::support::{Launch, Server};
 
 pub fn tests() -> Vec<Trial> {
@@ -101,8 +102,7 @@ fn stop_in_the_middle_of(moment: &str) {
     orders.give(moment, "hang");
     let launch = Launch::fixture("probe").args(["--listen", "127.0.0.1:0", "--graceful-timeout", "300ms", "--arg"]);
     let mut server = launch.arg(orders.arg()).spawn();
-    let reached = if moment == "preload" { "listening" } else { "template ready" };
-    server.log.wait(reached, |record| record.is(reached));
+    eventually("it hangs", || orders.obeyed(moment));
     server.stop_by(Signal::SIGTERM);
 }
 

@@ -60,8 +60,9 @@ fn the_lifecycle_is_told_with_its_fields() {
     assert_eq!(first("serving").u64("workers"), 2);
     assert_eq!(first("reloading").u64("generation"), 2);
     assert_eq!(first("reloaded").u64("generation"), 2);
-    let drained = first("worker drained");
-    assert_eq!((drained.str("why").as_str(), drained.u64("generation")), ("exited with code 0", 1));
+    let of_the_first = |record: &Record| record.is("worker drained") && record.u64("generation") == 1;
+    let drained = server.log.wait_for_many(0, 2, "the first generation's ends", of_the_first);
+    assert!(drained.iter().all(|record| record.str("why") == "exited with code 0"), "{drained:?}");
     first("stopping");
     assert!(first("stopped").u64("took_ms") > 0);
     server.log.all(|_| true).iter().for_each(assert_whole);
