@@ -12,6 +12,7 @@ pub mod cli;
 
 #[cfg(feature = "cli")]
 pub use cli::serve;
+pub use sys::kernel::KernelTooOld;
 
 /// Makes this process a template if it was spawned as one, and returns in every other process.
 ///
@@ -30,3 +31,8 @@ pub use cli::serve;
 pub fn init(registry: &proc::Registry) {
     proc::initialise(registry);
 }
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -18,7 +18,7 @@ use crate::sys::wait;
 #[derive(Default)]
 pub(crate) struct Children {
     watch: Option<Watch>,
-    tickets: BTreeMap<Pid, Ticket>,
+    tickets: BTreeMap<Pid, Option<Ticket>>,
     words: BTreeMap<i32, Failure>,
 }
 
@@ -38,7 +38,20 @@ impl Children {
     }
 
     pub(crate) fn add(&mut self, pid: Pid, ticket: Ticket) {
-        self.tickets.insert(pid, ticket);
+        self.tickets.insert(pid, Some(ticket));
+    }
+
+    /// Ends a child. Its pid is still its own: whoever was reaped is not in the table.
+    pub(crate) fn kill(&self, ticket: Ticket) {
+        if let Some((pid, _)) = self.tickets.iter().find(|(_, known)| **known == Some(ticket)) {
+            // It may have ended by itself, which is as good.
+            let _ = nix::sys::signal::kill(*pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Another master takes over, with tickets of its own: the ends of the children so far are no longer told.
+    pub(crate) fn forget_tickets(&mut self) {
+        self.tickets.values_mut().for_each(|ticket| *ticket = None);
     }
 
     /// Readable when a child may have ended.
@@ -64,7 +77,7 @@ impl Children {
             }
             exit.failure = self.words.remove(&reaped.pid.as_raw());
             // What is not in the table is a subprocess that a called entry point has left behind.
-            if let Some(ticket) = self.tickets.remove(&reaped.pid) {
+            if let Some(Some(ticket)) = self.tickets.remove(&reaped.pid) {
                 ended.push((ticket, exit));
             }
         }

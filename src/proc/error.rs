@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::sys::kernel::KernelTooOld;
 
 /// An operation on a process failed.
 ///
@@ -16,6 +17,9 @@ pub enum Error {
     /// program, and without that call it would be one more master instead of a template.
     #[error("cannot spawn a template: hatchery::init was not called; call it first in main")]
     NotInitialised,
+    /// The kernel is older than Linux 5.10.
+    #[error(transparent)]
+    Kernel(#[from] KernelTooOld),
     /// The template could not be started. ENOENT: the executable is gone. EAGAIN: a limit on processes. ENOMEM.
     #[error("cannot spawn a template of {program}")]
     Spawn {

@@ -74,6 +74,21 @@ pub enum Failure {
     },
 }
 
+/// The longest words that are passed on, in bytes: they fit one message without a memory file.
+const LONGEST: usize = 8 << 10;
+
+impl Failure {
+    /// The failure with words that a process can tell even if it has no descriptor left.
+    pub(crate) fn shortened(mut self) -> Failure {
+        if let Failure::Returned { words, .. } | Failure::Panicked { words, .. } | Failure::Load { words, .. } =
+            &mut self
+        {
+            words.truncate(words.floor_char_boundary(LONGEST));
+        }
+        self
+    }
+}
+
 /// An error and its sources in one line.
 pub(crate) fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
     let mut words = error.to_string();

@@ -1,18 +1,19 @@
 //! One thread that watches all descriptors of the master: conversations with processes, deaths, workers.
 //!
 //! It is started at first use, blocks all signals so that it takes none from the host program, and never
-//! waits for anything but its epoll instance. Sources are held weakly unless asked otherwise: what nobody needs is
-//! not watched.
+//! waits for anything but its epoll instance. Sources are held weakly: what nobody needs is not watched.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::sys::signals;
+use crate::sys::{signals, wait};
 
 /// Something that wants to know when a descriptor is ready.
 pub(crate) trait Source: Send + Sync {
@@ -27,56 +28,112 @@ pub(crate) struct Token(u64);
 /// The poller of this process.
 pub(crate) struct Hub {
     epoll: Epoll,
+    waker: EventFd,
     sources: Mutex<Sources>,
 }
 
 #[derive(Default)]
 struct Sources {
     next: u64,
-    by_token: HashMap<u64, Held>,
+    by_token: HashMap<u64, Weak<dyn Source>>,
+    /// Few at a time: when to call whom though nothing happens.
+    reminders: Vec<(Instant, Token)>,
+    /// Children of this process that are to end and that nobody asks for any more.
+    children_left: HashMap<u64, Arc<OwnedFd>>,
 }
 
-/// How the hub holds a source.
-pub(crate) enum Held {
-    /// As long as somebody else does.
-    Weakly(Weak<dyn Source>),
-    /// Until it is forgotten.
-    Strongly(Arc<dyn Source>),
-}
+impl Sources {
+    fn next_token(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 
-impl Held {
-    fn source(&self) -> Option<Arc<dyn Source>> {
-        match self {
-            Held::Weakly(source) => source.upgrade(),
-            Held::Strongly(source) => Some(Arc::clone(source)),
+    /// Takes the reminders whose time has come.
+    fn due(&mut self) -> Vec<Token> {
+        let now = Instant::now();
+        self.reminders.extract_if(.., |(at, _)| *at <= now).map(|(_, token)| token).collect()
+    }
+
+    fn until_next(&self) -> EpollTimeout {
+        match self.reminders.iter().map(|(at, _)| *at).min() {
+            // Rounded up, so that the time has come when the wait ends.
+            Some(at) => {
+                let wait = at.saturating_duration_since(Instant::now()).as_millis() + 1;
+                EpollTimeout::from(u16::try_from(wait).unwrap_or(u16::MAX))
+            }
+            None => EpollTimeout::NONE,
         }
+    }
+}
+
+/// The token of the hub's own eventfd.
+const WAKER: u64 = 0;
+
+static HUB: OnceLock<Hub> = OnceLock::new();
+
+/// Children that were left before there was a hub: an early template may be dropped before the first thread.
+static LEFT: Mutex<Vec<Arc<OwnedFd>>> = Mutex::new(Vec::new());
+
+/// Reaps a child of this process when it ends, so that it leaves no zombie. Starts no thread.
+pub(crate) fn reap_when_ended(pidfd: Arc<OwnedFd>) {
+    match HUB.get() {
+        Some(hub) => hub.reap_when_ended(pidfd),
+        None => LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd),
     }
 }
 
 impl Hub {
     /// The one hub of this process; its thread is started at the first call.
     pub(crate) fn get() -> io::Result<&'static Hub> {
-        static HUB: OnceLock<Hub> = OnceLock::new();
-        static STARTING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hub) = HUB.get() {
-            return Ok(hub);
-        }
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let hub = HUB.get_or_init(|| Hub { epoll, sources: Mutex::default() });
+        static STARTED: Mutex<bool> = Mutex::new(false);
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let hub = match HUB.get() {
+            Some(hub) if *started => return Ok(hub),
+            // Its thread could not be started then.
+            Some(hub) => hub,
+            None => {
+                let hub = Hub::new()?;
+                HUB.get_or_init(|| hub)
+            }
+        };
         let mask = signals::block_all()?;
-        let started = thread::Builder::new().name("hatchery-hub".into()).spawn(|| hub.run());
+        let thread = thread::Builder::new().name("hatchery-hub".into()).spawn(|| hub.run());
         signals::restore(&mask)?;
-        started?;
+        thread?;
+        *started = true;
+        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+        left.into_iter().for_each(|pidfd| hub.reap_when_ended(pidfd));
         Ok(hub)
     }
 
+    fn new() -> io::Result<Hub> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&waker, EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        Ok(Hub { epoll, waker, sources: Mutex::default() })
+    }
+
+    /// Calls the source at that time, with no events; the watch goes on.
+    pub(crate) fn remind(&self, token: Token, at: Instant) -> io::Result<()> {
+        self.sources().reminders.push((at, token));
+        self.waker.write(1)?;
+        Ok(())
+    }
+
+    fn reap_when_ended(&self, pidfd: Arc<OwnedFd>) {
+        let mut sources = self.sources();
+        let token = sources.next_token();
+        // ENOSPC or ENOMEM: it stays a zombie until this process ends; there is nobody to tell.
+        if self.epoll.add(pidfd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, token)).is_ok() {
+            sources.children_left.insert(token, pidfd);
+        }
+    }
+
     /// Watches a descriptor until [`Hub::forget`], or until it is closed.
-    pub(crate) fn watch(&self, fd: impl AsFd, events: EpollFlags, source: Held) -> io::Result<Token> {
+    pub(crate) fn watch(&self, fd: impl AsFd, events: EpollFlags, source: Weak<dyn Source>) -> io::Result<Token> {
         let token = {
             let mut sources = self.sources();
-            let token = sources.next;
-            sources.next += 1;
+            let token = sources.next_token();
             sources.by_token.insert(token, source);
             token
         };
@@ -94,9 +151,7 @@ impl Hub {
 
     /// Stops watching. An event that was on its way may still arrive if the source lives on.
     pub(crate) fn forget(&self, token: Token, fd: impl AsFd) {
-        let held = self.sources().by_token.remove(&token.0);
-        // Dropping a source may lock others, so not under our lock.
-        drop(held);
+        self.sources().by_token.remove(&token.0);
         // It is not there any more only if its descriptor is closed, which is as good.
         let _ = self.epoll.delete(fd);
     }
@@ -108,17 +163,40 @@ impl Hub {
     fn run(&'static self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let due = self.sources().due();
+            for token in due {
+                self.tell(token, EpollFlags::empty());
+            }
+            let timeout = self.sources().until_next();
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,
                 Err(errno) => panic!("the hub's own epoll instance is broken: {errno}"),
             };
             for event in &events[..count] {
-                let source = self.sources().by_token.get(&event.data()).and_then(Held::source);
-                if let Some(source) = source {
-                    source.ready(Token(event.data()), event.events());
-                }
+                self.tell(Token(event.data()), event.events());
             }
+        }
+    }
+
+    fn tell(&self, token: Token, events: EpollFlags) {
+        if token.0 == WAKER {
+            // It has woken us, which is all it is for.
+            let _ = self.waker.read();
+            return;
+        }
+        let mut sources = self.sources();
+        if let Some(pidfd) = sources.children_left.get(&token.0) {
+            if !matches!(wait::reap_by_pidfd(pidfd.as_fd()), Ok(None)) {
+                let _ = self.epoll.delete(pidfd.as_fd());
+                sources.children_left.remove(&token.0);
+            }
+            return;
+        }
+        let source = sources.by_token.get(&token.0).and_then(Weak::upgrade);
+        drop(sources);
+        if let Some(source) = source {
+            source.ready(token, events);
         }
     }
 }

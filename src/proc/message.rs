@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Run { name: String, announce: bool },
     /// Become another program.
     Exec(Box<ExecMessage>),
+    /// Kill the child of that ticket: its pidfd was lost, so nobody could supervise it.
+    Kill { ticket: Ticket },
     /// Say how everything up to here went.
     Sync { ticket: Ticket },
     /// Say who you are.

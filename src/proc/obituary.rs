@@ -11,22 +11,12 @@ use super::failure::Failure;
 use super::message::Obituary;
 use crate::sys::seqpacket;
 
-/// The longest words that are passed on, in bytes.
-const LONGEST: usize = 8 << 10;
-
 /// Leaves why this process ends.
 pub(crate) fn leave(parent: BorrowedFd<'_>, failure: Failure) {
     let pid = nix::unistd::getpid().as_raw();
-    let obituary = Obituary { pid, failure: shortened(failure) };
+    let obituary = Obituary { pid, failure: failure.shortened() };
     // If the parent is gone or its queue is full there is nobody to tell: the exit code must do.
     let _ = Packet::encode(&obituary).and_then(|packet| packet.send(parent, &[]));
-}
-
-fn shortened(mut failure: Failure) -> Failure {
-    if let Failure::Returned { words, .. } | Failure::Panicked { words, .. } = &mut failure {
-        words.truncate(words.floor_char_boundary(LONGEST));
-    }
-    failure
 }
 
 /// The parent's side.

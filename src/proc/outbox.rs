@@ -62,6 +62,8 @@ pub(crate) enum Sent {
     WaitForAnswer,
     /// The socket has no room.
     WaitForRoom,
+    /// Too many descriptors of this user are on their way, in any sockets (unix(7), ETOOMANYREFS).
+    WaitForLimit,
 }
 
 impl Outbox {
@@ -96,7 +98,8 @@ impl Outbox {
 
     /// Queues a fork, and before it what was given.
     pub(crate) fn push_fork(&mut self, fork: Fork) -> io::Result<()> {
-        self.close_letter_if_large(&[])?;
+        // What was given travels by itself: a fork that cannot be sent must not take it along.
+        self.close_letter(Vec::new(), None)?;
         self.close_letter(vec![Command::Fork { ticket: fork.ticket }], Some(fork))
     }
 
@@ -109,14 +112,23 @@ impl Outbox {
     }
 
     fn close_letter(&mut self, commands: Frame, fork: Option<Fork>) -> io::Result<()> {
-        let Gathered { args, fds, .. } = std::mem::take(&mut self.gathered);
+        let Gathered { args, fds, bytes } = std::mem::take(&mut self.gathered);
         let mut frame = Frame::with_capacity(commands.len() + 1);
         if !args.is_empty() || !fds.is_empty() {
             frame.push(Command::Give { args, fds: u32::try_from(fds.len()).unwrap_or(u32::MAX) });
         }
         frame.extend(commands);
         if !frame.is_empty() {
-            self.queue.push_back(Letter { packet: Packet::encode(&frame)?, fds, fork });
+            match Packet::encode(&frame) {
+                Ok(packet) => self.queue.push_back(Letter { packet, fds, fork }),
+                Err(error) => {
+                    // What was given before is kept: the caller was told that it would arrive.
+                    if let Some(Command::Give { args, .. }) = frame.into_iter().next() {
+                        self.gathered = Gathered { args, bytes, fds };
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -149,9 +161,12 @@ impl Outbox {
         };
         let mut fds: Vec<RawFd> = letter.fds.iter().map(AsRawFd::as_raw_fd).collect();
         if letter.fork.is_none() {
-            return self
-                .deliver(socket, &fds)
-                .map(|sent| if sent.is_some() { Sent::Letter } else { Sent::WaitForRoom });
+            return match self.deliver(socket, &fds) {
+                Ok(Some(_)) => Ok(Sent::Letter),
+                Ok(None) => Ok(Sent::WaitForRoom),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => Ok(Sent::WaitForLimit),
+                Err(error) => Err(error),
+            };
         }
         if self.unanswered >= FORKS_AHEAD {
             return Ok(Sent::WaitForAnswer);
@@ -169,12 +184,7 @@ impl Outbox {
                 Ok(Sent::Fork(fork, ours))
             }
             Ok(_) => Ok(Sent::WaitForRoom),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
-                if self.unanswered > 0 {
-                    return Ok(Sent::WaitForAnswer);
-                }
-                Ok(self.fail_fork(Error::system("pass descriptors to the process", error)))
-            }
+            Err(error) if error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => Ok(Sent::WaitForLimit),
             Err(error) => Err(error),
         }
     }

@@ -54,7 +54,7 @@ impl Process {
         let mut default = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
         // A template that has died since is replaced.
         match default.as_mut().map(Template::fork) {
-            Some(Ok(process)) => Ok(process),
+            Some(Ok(process)) if process.node.exit_now().is_none() => Ok(process),
             _ => default.insert(Template::spawn()?).fork(),
         }
     }

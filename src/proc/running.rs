@@ -17,6 +17,12 @@ pub struct Running {
     pub(super) node: Arc<Node>,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.node.close_socket();
+    }
+}
+
 impl Running {
     /// The process's id; waits until it is born.
     ///

@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::exit::Exit;
+use super::hub::Hub;
 use super::node::Node;
 use super::process::{Args, Process, clone_pidfd, push_call, push_load};
 use super::registry::Registry;
 use super::waiting;
 use crate::sys::fork::{self, Fork, Refused};
 use crate::sys::spawn::{self, Image};
-use crate::sys::{pidfd, seqpacket, signals};
+use crate::sys::{kernel, pidfd, seqpacket, signals};
 
 /// Set by [`initialise`]: a program that would start as a second master must not be spawned.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -25,7 +26,11 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// See [`hatchery::init`](crate::init), which is this function.
 pub(crate) fn initialise(registry: &Registry) {
     match spawn::take_control() {
-        Ok(Some(control)) => waiting::serve(registry, control),
+        Ok(Some(control)) => {
+            // What is run in here may be a master in its turn.
+            INITIALISED.store(true, Ordering::Relaxed);
+            waiting::serve(registry, control)
+        }
         Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
         Err(error) => {
             eprintln!("hatchery: cannot start as a template: {error}");
@@ -96,13 +101,18 @@ impl Template {
     }
 
     pub(crate) fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+        kernel::require_linux_5_10()?;
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
         let mut title = program.clone();
         title.push(": template");
+        Hub::get().map_err(|error| Error::system("watch the template", error))?;
         let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
-        let pidfd = pidfd::open_or_end(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
+        let pidfd = pidfd::open(pid).map_err(|error| {
+            fork::undo(pid);
+            Error::system("open the template's pidfd", error)
+        })?;
         let node = Node::started(pid.as_raw(), pidfd, ours);
-        node.reap()?;
+        node.watch_own_exit()?;
         Ok(Template { node })
     }
 
@@ -114,13 +124,24 @@ impl Template {
     /// # Errors
     /// [`Error::Threads`] if the program has a second thread; the kernel's refusal of the fork.
     pub fn early(registry: &Registry) -> Result<Template, Error> {
+        kernel::require_linux_5_10()?;
+        static EARLY: Mutex<Vec<Weak<Node>>> = Mutex::new(Vec::new());
+        let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
+        early.retain(|node| node.strong_count() > 0);
         let operation = "fork an early template";
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
-        match fork::fork() {
-            Ok(Fork::Parent { pid, pidfd }) => Ok(Template { node: Node::started(pid.as_raw(), pidfd, ours) }),
-            Ok(Fork::Child) => {
+        match fork::fork(theirs) {
+            Ok(Fork::Parent { pid, pidfd }) => {
+                let node = Node::started(pid.as_raw(), pidfd, ours);
+                early.push(Arc::downgrade(&node));
+                Ok(Template { node })
+            }
+            Ok(Fork::Child(theirs)) => {
                 drop(ours);
-                signals::default_all();
+                // The conversations with earlier ones are the master's alone.
+                early.drain(..).filter_map(|node| node.upgrade()).for_each(|node| node.close_inherited());
+                drop(early);
+                signals::default_of_rust();
                 if let Err(error) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
                     .map_err(std::io::Error::from)
                     .and_then(|()| signals::unblock_all())

@@ -28,6 +28,9 @@ const EXIT_FAILED: i32 = 1;
 const EXIT_PANICKED: i32 = 101;
 const EXIT_NOT_EXECUTED: i32 = 127;
 
+/// How long after the kernel has refused descriptors on their way it is asked again, in milliseconds.
+const ASK_AGAIN_MS: u8 = 5;
+
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
     let mut process = Waiting {
@@ -38,6 +41,7 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         failed: None,
         children: Children::default(),
         unsent: VecDeque::new(),
+        limited: false,
         obituaries: None,
     };
     match process.serve().and_then(|end| process.take_over(end)) {
@@ -66,6 +70,8 @@ struct Waiting<'r> {
     failed: Option<Failure>,
     children: Children,
     unsent: VecDeque<(Packet, Option<OwnedFd>)>,
+    /// Too many descriptors of this user are on their way (unix(7), ETOOMANYREFS); no readiness tells when that ends.
+    limited: bool,
     /// Where this process leaves its last words for the process that forked it.
     obituaries: Option<OwnedFd>,
 }
@@ -124,7 +130,7 @@ impl Waiting<'_> {
     /// Waits for the master, for room to report to it, or for the end of a child.
     fn wait(&self) -> io::Result<Ready> {
         let mut events = PollFlags::POLLIN;
-        if !self.unsent.is_empty() {
+        if !self.unsent.is_empty() && !self.limited {
             events |= PollFlags::POLLOUT;
         }
         let conversation = PollFd::new(self.control.as_fd(), events);
@@ -132,13 +138,14 @@ impl Waiting<'_> {
             Some(exits) => vec![conversation, PollFd::new(exits, PollFlags::POLLIN)],
             None => vec![conversation],
         };
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = if self.limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
+        match poll(&mut fds, patience) {
             Ok(_) => {}
             Err(nix::Error::EINTR) => return Ok(Ready { conversation: false, exits: false }),
             Err(errno) => return Err(errno.into()),
         }
         let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { conversation: ready(0), exits: ready(1) })
+        Ok(Ready { conversation: ready(0) || self.limited, exits: ready(1) })
     }
 
     fn carry_out(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
@@ -150,15 +157,18 @@ impl Waiting<'_> {
                     self.report(&Report::Synced { ticket, outcome }, None)?;
                 }
                 Command::Identify => {
+                    self.children.forget_tickets();
                     let pid = nix::unistd::getpid();
-                    let pidfd = crate::sys::pidfd::open(pid)?;
-                    self.report(&Report::Identity { pid: pid.as_raw() }, Some(pidfd))?;
+                    // Without room for a pidfd the answer comes without it, which the master understands.
+                    let pidfd = crate::sys::pidfd::open(pid).ok();
+                    self.report(&Report::Identity { pid: pid.as_raw() }, pidfd)?;
                 }
                 Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
                     Side::Parent(report, pidfd) => self.report(&report, pidfd)?,
                     // What else is in the frame is for the parent.
                     Side::Child => return Ok(None),
                 },
+                Command::Kill { ticket } => self.children.kill(ticket),
                 Command::Run { name, announce } => return Ok(Some(End::Run { name, announce })),
                 Command::Exec(message) => return Ok(Some(End::Exec(exec_command::plan(*message, fds)))),
                 _ if self.failed.is_some() => {}
@@ -174,7 +184,7 @@ impl Waiting<'_> {
     }
 
     fn fail(&mut self, failure: Failure) {
-        self.failed.get_or_insert(failure);
+        self.failed.get_or_insert_with(|| failure.shortened());
     }
 
     fn call(&mut self, name: &str, args: Vec<Blob>) {
@@ -207,12 +217,12 @@ impl Waiting<'_> {
 
     fn try_fork(&mut self, ticket: Ticket, conversation: OwnedFd) -> Result<Side, Failure> {
         let obituaries = self.children.prepare().map_err(|error| refused(&error))?;
-        match fork::fork() {
+        match fork::fork(conversation) {
             Ok(Fork::Parent { pid, pidfd }) => {
                 self.children.add(pid, ticket);
                 Ok(Side::Parent(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd)))
             }
-            Ok(Fork::Child) => {
+            Ok(Fork::Child(conversation)) => {
                 // What belongs to the parent's conversations is closed here, each by its owner's drop.
                 self.control = conversation;
                 self.children = Children::default();
@@ -278,6 +288,7 @@ impl Waiting<'_> {
 
     /// Sends what the socket takes.
     fn flush(&mut self) -> io::Result<()> {
+        self.limited = false;
         while let Some((packet, fd)) = self.unsent.front() {
             let raw: Option<RawFd> = fd.as_ref().map(AsRawFd::as_raw_fd);
             match packet.send(self.control.as_fd(), raw.as_slice()) {
@@ -285,6 +296,10 @@ impl Waiting<'_> {
                 Ok(false) => break,
                 // The master is gone: what it has queued for us is still carried out, and then comes the end.
                 Err(error) if is_gone(&error) => self.unsent.clear(),
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    self.limited = true;
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }

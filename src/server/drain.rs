@@ -14,23 +14,33 @@ use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::pipe;
 
+use super::message::{FromWorker, ToWorker};
 use super::scoreboard::{Record, WorkerState};
+use crate::proc::{Channel, Received};
 
 /// A worker's socket to the master.
-pub(crate) trait MasterLink {
+pub(crate) struct MasterLink(Channel<FromWorker, ToWorker>);
+
+impl MasterLink {
+    pub(crate) fn new(channel: Channel<FromWorker, ToWorker>) -> Self {
+        Self(channel)
+    }
+
     /// Says that the worker accepts connections.
-    fn ready(&self) -> io::Result<()>;
+    fn ready(&self) -> io::Result<()> {
+        self.0.send(&FromWorker::Ready, Vec::new())
+    }
 
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
-    fn poll_drain(&self) -> bool;
-
-    /// Readable when [`poll_drain`](Self::poll_drain) has something to take in.
-    fn as_fd(&self) -> BorrowedFd<'_>;
+    fn poll_drain(&self) -> bool {
+        // A conversation that makes no sense is as good as none.
+        !matches!(self.0.try_recv(), Ok(Received::Empty))
+    }
 }
 
 /// Both sources of the wish to drain, as one.
 pub(crate) struct DrainNotice {
-    link: Box<dyn MasterLink>,
+    link: MasterLink,
     pipe: UnixStream,
     pipe_end: UnixStream,
     /// Holds the link and the pipe: readable when one of them is.
@@ -42,11 +52,11 @@ pub(crate) struct DrainNotice {
 impl DrainNotice {
     /// Takes the link over and SIGTERM with it. To be called in the worker, after the fork: a pipe
     /// made before it would be shared by all workers.
-    pub(crate) fn new(link: Box<dyn MasterLink>) -> io::Result<Self> {
+    pub(crate) fn new(link: MasterLink) -> io::Result<Self> {
         let (pipe, pipe_end) = UnixStream::pair()?;
         pipe_end.set_nonblocking(true)?;
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        sources.add(link.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        sources.add(&link.0, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         sources.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         pipe::register(SIGTERM, pipe_end.try_clone()?)?;
         let mut term = SigSet::empty();

@@ -2,10 +2,9 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,11 +13,11 @@ use slog::{Logger, o};
 use super::acceptor::Acceptor;
 use super::config::{LogFormat, LogLevel, ServiceName};
 use super::drain::MasterLink;
-use super::message::{FromWorker, ToWorker};
 use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
-use crate::proc::{CallCx, Channel, Received, Registry, RunCx};
+use crate::proc::{CallCx, Channel, Registry, RunCx};
+use crate::sys::title;
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -90,11 +89,8 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
 
 fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
-    set_process_name(&format!("hatch-tmpl g{generation}"));
-    let _tied = Tied::to_parent()?;
-    if nix::unistd::getppid().as_raw() != decode::<u32>(cx.args, 1)? as i32 {
-        return Err("the master has ended".into());
-    }
+    title::set(&format!("hatch-tmpl g{generation}"), &format!("hatchery: template, generation {generation}"));
+    end_with_parent(decode(cx.args, 1)?)?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
     let built: &'static S::Preload = Box::leak(Box::new(built));
@@ -105,7 +101,10 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let config: WorkerConfig = decode(&cx.args, 0)?;
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
-    set_process_name(&format!("hatch-w{} g{}", birth.slot, birth.generation));
+    let WorkerBirth { slot, generation, .. } = birth;
+    title::set(&format!("hatch-w{slot} g{generation}"), &format!("hatchery: worker {slot}, generation {generation}"));
+    // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
+    end_with_parent(nix::unistd::getppid().as_raw())?;
     let pid = std::process::id();
     let log = logger(config.log_format, config.log_level)
         .new(o!("slot" => birth.slot.0, "pid" => pid, "generation" => birth.generation.0));
@@ -116,61 +115,17 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let addresses = config.listeners.iter().cloned();
     let acceptors = fds.into_iter().zip(addresses).map(|(fd, address)| Acceptor::from_fd(fd, address));
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
-    let link = Link(Channel::new(cx.socket));
-    let cx = WorkerCx::new(acceptors, config, birth, Box::new(link), record, log)?;
-    let tied = Tied::to_parent()?;
-    if cx.draining() {
-        // Nobody waits for it any more.
-        return Ok(());
-    }
+    let link = MasterLink::new(Channel::new(cx.socket));
+    let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
     let service = S::start(preloaded, &cx)?;
-    drop(tied);
+    nix::sys::prctl::set_pdeathsig(None)?;
     service.run(cx)
 }
 
-/// While it lives, this process dies with its parent (PR_SET_PDEATHSIG): it is busy with the user's code, for however
-/// long, and would not see the end of its socket, but hold the listeners. It serves nobody yet.
-struct Tied;
-
-impl Tied {
-    fn to_parent() -> io::Result<Tied> {
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        Ok(Tied)
-    }
-}
-
-impl Drop for Tied {
-    fn drop(&mut self) {
-        // It takes no argument that could be wrong.
-        let _ = prctl::set_pdeathsig(None);
-    }
-}
-
-/// What `ps` and `top` show. It is a convenience: nothing depends on it.
-fn set_process_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = prctl::set_name(&name);
-    }
-}
-
-/// The worker's end of its socket.
-struct Link(Channel<FromWorker, ToWorker>);
-
-impl MasterLink for Link {
-    fn ready(&self) -> io::Result<()> {
-        self.0.send(&FromWorker::Ready, Vec::new())
-    }
-
-    fn poll_drain(&self) -> bool {
-        match self.0.try_recv() {
-            Ok(Received::Empty) => false,
-            Ok(Received::Message { message: ToWorker::Drain, .. } | Received::Eof) => true,
-            // A conversation that makes no sense is as good as none.
-            Err(_) => true,
-        }
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+/// From here on the end of the parent is the end of this process, whatever it hangs in (PR_SET_PDEATHSIG).
+///
+/// A template's parent is the thread that runs the master, which lasts as long as the server.
+fn end_with_parent(parent: i32) -> Result<(), BoxError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err("the parent has ended already".into()) }
 }

@@ -170,7 +170,7 @@ impl WorkerCx {
         acceptors: Vec<Acceptor>,
         config: WorkerConfig,
         birth: WorkerBirth,
-        link: Box<dyn MasterLink>,
+        link: MasterLink,
         record: Record,
         log: Logger,
     ) -> io::Result<Self> {

@@ -2,8 +2,7 @@
 //! without a master.
 
 use std::env;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -13,10 +12,12 @@ use slog::{Discard, Logger, o};
 use super::acceptor::Acceptor;
 use super::conn::Conn;
 use super::drain::MasterLink;
+use super::message::{FromWorker, ToWorker};
 use super::scoreboard::{Board, Record};
 use super::service::{RequestCx, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use super::{Generation, Slot, WorkerId};
+use crate::proc::Channel;
 use crate::sys::clock::Monotonic;
 
 /// A connection, and its client.
@@ -61,37 +62,16 @@ impl Bench {
     }
 }
 
-/// The worker's end of a socket whose other end stands for the master: a byte or EOF means "drain",
-/// `r` comes back for "ready".
-pub(crate) struct TestLink(UnixStream);
-
-impl TestLink {
-    pub(crate) fn pair() -> (Self, UnixStream) {
-        let (link, master) = UnixStream::pair().expect("a socket pair");
-        (Self(link), master)
-    }
-}
-
-impl MasterLink for TestLink {
-    fn ready(&self) -> io::Result<()> {
-        io::Write::write_all(&mut &self.0, b"r")
-    }
-
-    fn poll_drain(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+/// The worker's end of its socket, and the master's.
+pub(crate) fn link() -> (MasterLink, Channel<ToWorker, FromWorker>) {
+    let (worker, master) = Channel::pair().expect("a socket pair");
+    (MasterLink::new(worker), master)
 }
 
 /// A worker's context over these listeners. A worker belongs to one thread, so make it there.
-pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig, link: TestLink, record: Record) -> WorkerCx {
+pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig, link: MasterLink, record: Record) -> WorkerCx {
     let log = Logger::root(Discard, o!());
-    WorkerCx::new(acceptors, config, birth(), Box::new(link), record, log).expect("a worker's context")
+    WorkerCx::new(acceptors, config, birth(), link, record, log).expect("a worker's context")
 }
 
 /// This very test, run again in a process of its own, where [`is_child`] is true: for what changes

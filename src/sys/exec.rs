@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use nix::unistd;
 
-use super::signals;
+use super::{descriptors, signals};
 
 /// What to execute, and with what around it.
 pub(crate) struct Plan {
@@ -56,6 +56,7 @@ fn try_exec(plan: Plan) -> io::Result<std::convert::Infallible> {
     if let Some(fd) = &stderr {
         unistd::dup2_stderr(fd.as_fd())?;
     }
+    descriptors::close_beyond_standard_at_exec()?;
     signals::default_all();
     signals::unblock_all()?;
     Ok(unistd::execvpe(&program, &arguments, &environment)?)

@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
+use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
-use super::{pidfd, signals, threads};
+use super::{pidfd, signals, threads, wait};
 
 /// Which side of the fork returned.
 pub(crate) enum Fork {
@@ -16,8 +17,8 @@ pub(crate) enum Fork {
         /// A descriptor of the child itself, immune to the pid's reuse.
         pidfd: OwnedFd,
     },
-    /// The new process. **All signals are blocked**: the caller unblocks them when it is in order.
-    Child,
+    /// The new process, with the conversation. **All signals are blocked**: the caller unblocks them when it is in order.
+    Child(OwnedFd),
 }
 
 /// Why there was no fork.
@@ -25,7 +26,7 @@ pub(crate) enum Fork {
 pub(crate) enum Refused {
     /// This process has more than one thread; their names.
     Threads(Vec<String>),
-    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM, EMFILE (no descriptor for the pidfd).
+    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM, ENFILE (no descriptor for the pidfd).
     Os(io::Error),
 }
 
@@ -35,8 +36,8 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Forks this process if it has exactly one thread.
-pub(crate) fn fork() -> Result<Fork, Refused> {
+/// Forks this process if it has exactly one thread. The conversation is the child's.
+pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
     if threads::count()? != 1 {
         return Err(Refused::Threads(threads::names_of_others()));
     }
@@ -48,15 +49,30 @@ pub(crate) fn fork() -> Result<Fork, Refused> {
     // lock of the child is in a defined state and the child may run any code.
     let forked = unsafe { nix::unistd::fork() };
     match forked {
-        Ok(ForkResult::Child) => Ok(Fork::Child),
+        Ok(ForkResult::Child) => Ok(Fork::Child(conversation)),
         Ok(ForkResult::Parent { child }) => {
-            let opened = pidfd::open_or_end(child);
+            // Closed first, so that there is room for the pidfd even in a full descriptor table.
+            drop(conversation);
+            let opened = pidfd::open(child);
             signals::restore(&mask)?;
-            Ok(Fork::Parent { pid: child, pidfd: opened? })
+            match opened {
+                Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
+                Err(error) => {
+                    undo(child);
+                    Err(Refused::Os(error))
+                }
+            }
         }
         Err(errno) => {
             signals::restore(&mask)?;
             Err(Refused::Os(errno.into()))
         }
     }
+}
+
+/// Ends a child for which no pidfd could be had: nobody could supervise it.
+pub(crate) fn undo(child: Pid) {
+    // The pid is still ours: the child has not been reaped.
+    let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+    let _ = wait::reap(child);
 }

@@ -20,4 +20,5 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod stream;
 pub(crate) mod threads;
+pub(crate) mod title;
 pub(crate) mod wait;

@@ -5,8 +5,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
 
-use super::wait;
-
 /// Opens a descriptor for a process. It is CLOEXEC (pidfd_open(2)).
 ///
 /// The caller knows that `pid` is not yet reaped, or the descriptor may be another process's.
@@ -19,16 +17,6 @@ pub(crate) fn open(pid: Pid) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Opens a descriptor for a child that this process has just made; if that cannot be, the child is ended and
-/// reaped: nobody could supervise it.
-pub(crate) fn open_or_end(child: Pid) -> io::Result<OwnedFd> {
-    open(child).inspect_err(|_| {
-        // The pid is still ours: the child has not been reaped. So neither of the two can fail.
-        let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
-        let _ = wait::reap(child);
-    })
 }
 
 /// Sends a signal to exactly that process; `ESRCH` when it is gone.
@@ -53,11 +41,15 @@ struct Info {
 const INFO_EXIT: u64 = 1 << 3;
 nix::ioctl_readwrite!(get_info, 0xFF, 11, Info);
 
-/// How a process ended that somebody else has reaped, as a wait status; `None` where the kernel cannot
-/// say it (before Linux 6.15, or not reaped yet).
-pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// How a process ended that somebody else has reaped, as a wait status; `None` while it is not reaped.
+///
+/// An error: the kernel cannot say it (before Linux 6.15).
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut info = Info { mask: INFO_EXIT, ..Info::default() };
     // SAFETY: the request's number carries the size of `Info`, and the kernel writes no more than that.
     let asked = unsafe { get_info(pidfd.as_raw_fd(), &raw mut info) };
-    (asked.is_ok() && info.mask & INFO_EXIT != 0).then_some(info.exit_status)
+    match asked {
+        Ok(_) => Ok((info.mask & INFO_EXIT != 0).then_some(info.exit_status)),
+        Err(errno) => Err(errno.into()),
+    }
 }

@@ -21,6 +21,15 @@ pub(crate) fn unblock_all() -> io::Result<()> {
     restore(&SigSet::empty())
 }
 
+/// Gives every signal the action that it has when a Rust program starts: SIGPIPE is ignored.
+pub(crate) fn default_of_rust() {
+    default_all();
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring runs no code of this process.
+    let ignored = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+    debug_assert!(ignored.is_ok(), "SIGPIPE cannot be ignored");
+}
+
 /// Gives every signal its default action, as a newly executed program expects it.
 ///
 /// `exec` resets handlers by itself but keeps what is ignored, and Rust's runtime ignores SIGPIPE.

@@ -3,8 +3,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::unistd::Pid;
+
+/// No process has this number; waitpid(2) would take it for a group.
+const REAPED: i32 = 0;
 
 /// What the kernel tells of a reaped child: its wait status and its resource usage.
 pub(crate) struct Reaped {
@@ -26,13 +30,18 @@ pub(crate) fn reap(pid: Pid) -> io::Result<()> {
 
 /// Reaps these children as they end, in a SIGCHLD handler, and no others: the process's own code keeps its own.
 pub(crate) fn reap_in_background(children: Vec<Pid>) -> io::Result<()> {
+    let children: Vec<AtomicI32> = children.into_iter().map(|child| AtomicI32::new(child.as_raw())).collect();
     let reap_those_that_ended = move || {
         for child in &children {
+            let pid = child.load(Ordering::Relaxed);
             // SAFETY: waitpid is async-signal-safe (signal-safety(7)) and a null status is allowed.
-            unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), libc::WNOHANG) };
+            if pid != REAPED && unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) } != 0 {
+                // From now on this number may be that of a child of the process's own code.
+                child.store(REAPED, Ordering::Relaxed);
+            }
         }
     };
-    // SAFETY: the handler only calls waitpid and reads memory that never changes.
+    // SAFETY: the handler only calls waitpid and uses lock-free atomics.
     unsafe { signal_hook::low_level::register(libc::SIGCHLD, reap_those_that_ended) }?;
     // Those that ended before the handler stood have sent their signal already.
     signal_hook::low_level::raise(libc::SIGCHLD)

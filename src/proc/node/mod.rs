@@ -9,7 +9,7 @@
 
 mod traffic;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,11 +17,11 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use self::traffic::{Afterwards, Reaper};
+use self::traffic::Afterwards;
 use super::error::Error;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::hub::{Held, Hub, Token};
+use super::hub::{self, Hub, Token};
 use super::message::{Command, ExecMessage, Ticket};
 use super::outbox::{Fork, Outbox};
 use crate::sys::pidfd;
@@ -29,7 +29,7 @@ use crate::sys::pidfd;
 pub(crate) struct Node {
     /// The process that forked this one lives as long as somebody asks for this one's end, which it reports.
     /// None for a template that the master started itself.
-    _parent: Option<Arc<Node>>,
+    parent: Option<Arc<Node>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -55,11 +55,14 @@ struct State {
     /// The last ticket given out; 0 if the process was never asked for an answer.
     tickets: Ticket,
     children: HashMap<Ticket, Weak<Node>>,
-    syncs: HashMap<Ticket, Awaited>,
+    syncs: BTreeMap<Ticket, Result<(), Failure>>,
+    on_sync: HashMap<Ticket, OnSync>,
     handover: Handover,
+    /// Another process forks it, and answers how that went or ends.
+    has_parent: bool,
+    /// Nobody is left to take the socket.
+    socket_unwanted: bool,
     birth: Birth,
-    /// This process's own child, and nobody sees to its end yet.
-    to_be_reaped: bool,
     exit: Option<Exit>,
     /// The hub's watch over the pidfd.
     exit_watched: Option<Token>,
@@ -95,13 +98,6 @@ enum Handover {
     OnceAnnounced,
 }
 
-/// A sync that was sent.
-enum Awaited {
-    /// Somebody waits for its outcome, which may have come.
-    Waiter(Option<Result<(), Failure>>),
-    Callback(OnSync),
-}
-
 /// What is known of the process's beginning.
 #[derive(Default)]
 enum Birth {
@@ -113,27 +109,13 @@ enum Birth {
 
 impl Node {
     fn new(parent: Option<Arc<Node>>, state: State) -> Arc<Node> {
-        Arc::new(Node { _parent: parent, state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Node { parent, state: Mutex::new(state), changed: Condvar::new() })
     }
 
-    /// The node of a process that this process has just started and is to reap, from the first instruction on
-    /// or from [`Node::reap`].
+    /// The node of a process that this process has just started: it waits for its end itself.
     pub(crate) fn started(pid: i32, pidfd: OwnedFd, control: OwnedFd) -> Arc<Node> {
         let birth = Birth::Born((pid, Some(Arc::new(pidfd))));
-        Node::new(None, State { link: Link::Open(control), birth, to_be_reaped: true, ..State::default() })
-    }
-
-    /// Sees to it that this process's own child is reaped at its end. It starts the hub.
-    pub(crate) fn reap(self: &Arc<Self>) -> Result<(), Error> {
-        let mut state = self.state();
-        let (true, Birth::Born((_, Some(pidfd)))) = (std::mem::take(&mut state.to_be_reaped), &state.birth) else {
-            return Ok(());
-        };
-        let reaper = Arc::new(Reaper { pidfd: Arc::clone(pidfd), node: Arc::downgrade(self) });
-        Hub::get()
-            .and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Strongly(reaper)))
-            .map(drop)
-            .map_err(|error| Error::system("watch the process's end", error))
+        Node::new(None, State { link: Link::Open(control), birth, ..State::default() })
     }
 
     /// The node of a process whose conversation came from elsewhere; it is asked who it is.
@@ -142,7 +124,7 @@ impl Node {
         let node = Node::new(None, State { link: Link::Open(control), tickets: 1, ..State::default() });
         node.push("ask the process who it is", Command::Identify, Vec::new())?;
         node.identity(Some(deadline))?;
-        node.watch_exit();
+        node.watch_own_exit()?;
         Ok(node)
     }
 
@@ -175,7 +157,7 @@ impl Node {
         let operation = "fork";
         let mut state = self.state();
         let ticket = state.usable(operation)?.next_ticket();
-        let child = Node::new(Some(Arc::clone(self)), State::default());
+        let child = Node::new(Some(Arc::clone(self)), State { has_parent: true, ..State::default() });
         let fork = Fork { ticket, child: Arc::clone(&child) };
         state.outbox.push_fork(fork).map_err(|error| Error::system(operation, error))?;
         state.children.insert(ticket, Arc::downgrade(&child));
@@ -199,37 +181,39 @@ impl Node {
         let operation = "execute a program";
         let mut state = self.state();
         let command = Command::Exec(Box::new(message));
-        state.usable(operation)?.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
-        state.handover = Handover::OnceSent;
+        let answers = state.usable(operation)?.tickets > 0;
+        state.outbox.push(command, fds).map_err(|error| Error::system(operation, error))?;
+        // Answers that are under way are still heard; the end of the conversation follows them.
+        state.handover = if answers { Handover::OnceAnnounced } else { Handover::OnceSent };
         self.send(state)
     }
 
     /// Waits until everything that was sent has been carried out, or one of it has failed.
     pub(crate) fn sync(self: &Arc<Self>, deadline: Option<Instant>) -> Result<(), Error> {
         let operation = "carry out the instructions";
-        let ticket = self.push_sync(operation, Awaited::Waiter(None))?;
-        let outcome = self.wait(operation, deadline, |state| match state.syncs.get_mut(&ticket) {
-            Some(Awaited::Waiter(outcome @ Some(_))) => outcome.take().map(|outcome| outcome.map_err(Error::from)),
-            _ => state.gone(operation).map(Err),
-        });
-        self.state().syncs.remove(&ticket);
-        outcome
+        let ticket = self.state().usable(operation)?.next_ticket();
+        self.push(operation, Command::Sync { ticket }, Vec::new())?;
+        self.wait(operation, deadline, |state| {
+            if !state.syncs.contains_key(&ticket) {
+                return state.gone(operation).map(Err);
+            }
+            // Earlier outcomes are those of syncs that nobody waited for to the end; the first failure counts.
+            let later = state.syncs.split_off(&(ticket + 1));
+            let outcomes = std::mem::replace(&mut state.syncs, later);
+            Some(outcomes.into_values().find(Result::is_err).unwrap_or(Ok(())).map_err(Error::from))
+        })
     }
 
     /// Calls back once everything that was sent has been carried out, or one of it has failed, or the process is gone.
     pub(crate) fn on_sync(self: &Arc<Self>, callback: OnSync) -> Result<(), Error> {
-        self.push_sync("carry out the instructions", Awaited::Callback(callback)).map(drop)
-    }
-
-    fn push_sync(self: &Arc<Self>, operation: &'static str, sync: Awaited) -> Result<Ticket, Error> {
+        let operation = "carry out the instructions";
         let ticket = {
             let mut state = self.state();
             let ticket = state.usable(operation)?.next_ticket();
-            state.syncs.insert(ticket, sync);
+            state.on_sync.insert(ticket, callback);
             ticket
         };
-        self.push(operation, Command::Sync { ticket }, Vec::new())?;
-        Ok(ticket)
+        self.push(operation, Command::Sync { ticket }, Vec::new())
     }
 
     pub(crate) fn identity(&self, deadline: Option<Instant>) -> Result<Identity, Error> {
@@ -270,8 +254,28 @@ impl Node {
     }
 
     /// The end, if it is known by now.
-    pub(crate) fn exit_now(&self) -> Option<Result<Exit, Error>> {
-        self.state().end()
+    pub(crate) fn exit_now(self: &Arc<Self>) -> Option<Result<Exit, Error>> {
+        let mut state = self.state();
+        if self.parent.is_none()
+            && let Err(error) = self.watch_exit(&mut state)
+        {
+            return Some(Err(error));
+        }
+        state.end()
+    }
+
+    /// Watches the end of a process that nobody reports on.
+    pub(crate) fn watch_own_exit(self: &Arc<Self>) -> Result<(), Error> {
+        self.watch_exit(&mut self.state())
+    }
+
+    /// What was the master's in the memory that an early template has inherited.
+    pub(crate) fn close_inherited(&self) {
+        let mut state = self.state();
+        state.link = Link::Closed;
+        if let Birth::Born((_, pidfd)) = &mut state.birth {
+            *pidfd = None;
+        }
     }
 
     /// Calls back once, when the process is born; never, if it is not.
@@ -290,14 +294,22 @@ impl Node {
     /// Calls back once, on the hub's thread or, if the end is known already, at once.
     ///
     /// Somebody must hold the node until then: see [`Node::live_until_end`].
-    pub(crate) fn on_exit(&self, callback: OnExit) {
+    pub(crate) fn on_exit(self: &Arc<Self>, callback: OnExit) {
         let mut state = self.state();
         match state.end() {
             Some(end) => {
                 drop(state);
                 callback(end);
             }
-            None => state.on_exit.push(callback),
+            None => {
+                if self.parent.is_none()
+                    && let Err(error) = self.watch_exit(&mut state)
+                {
+                    drop(state);
+                    return callback(Err(error));
+                }
+                state.on_exit.push(callback);
+            }
         }
     }
 
@@ -325,6 +337,15 @@ impl Node {
         })
     }
 
+    /// Closes the user's socket, now or as soon as it is free, unless it was taken.
+    pub(crate) fn close_socket(&self) {
+        let mut state = self.state();
+        state.socket_unwanted = true;
+        if matches!(state.link, Link::Free(_)) {
+            state.link = Link::Closed;
+        }
+    }
+
     /// The conversation itself, to be passed on; nothing is under way on it after a sync.
     pub(crate) fn take_conversation(self: &Arc<Self>, deadline: Instant) -> Result<OwnedFd, Error> {
         let operation = "pass the process on";
@@ -332,7 +353,14 @@ impl Node {
         let mut state = self.state();
         state.usable(operation)?.unwatch();
         match std::mem::replace(&mut state.link, Link::Taken) {
-            Link::Open(socket) => Ok(socket),
+            Link::Open(socket) => {
+                // From now on nobody tells us its children's ends.
+                let mut after = Afterwards::default();
+                state.watch_children(&mut after);
+                drop(state);
+                after.carry_out();
+                Ok(socket)
+            }
             other => {
                 state.link = other;
                 Err(Error::Gone { operation, exit: state.exit.clone().map(Box::new) })
@@ -364,12 +392,7 @@ impl Node {
     }
 
     /// Sends what can be sent now, and does what follows from it once no lock is held.
-    fn send<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<(), Error> {
-        if state.to_be_reaped {
-            drop(state);
-            self.reap()?;
-            state = self.state();
-        }
+    fn send(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<(), Error> {
         let mut after = Afterwards::default();
         let sent = self.send_all(&mut state, &mut after);
         drop(state);
@@ -407,9 +430,11 @@ impl State {
     /// The error of whoever waits for a process that will say nothing more.
     fn gone(&self, operation: &'static str) -> Option<Error> {
         // Of a process that was there the exit comes soon, and makes the better error.
-        let is_gone = match self.birth {
+        let is_gone = match &self.birth {
+            Birth::Failed(error) => return Some(error.clone()),
             Birth::Born(_) => self.exit.is_some(),
-            _ => matches!(self.link, Link::Closed) || self.exit.is_some(),
+            // Its socket may be closed before the process that was to fork it says why.
+            Birth::Awaited => self.exit.is_some() || (matches!(self.link, Link::Closed) && !self.has_parent),
         };
         is_gone.then(|| Error::Gone { operation, exit: self.exit.clone().map(Box::new) })
     }
@@ -424,7 +449,10 @@ impl State {
     }
 
     fn unwatch(&mut self) {
-        if let (Some((token, _)), Link::Open(socket), Ok(hub)) = (self.watched.take(), &self.link, Hub::get()) {
+        // In this order: a program that has watched nothing must not get the hub's thread by a drop.
+        if let (Some((token, _)), Link::Open(socket)) = (self.watched.take(), &self.link)
+            && let Ok(hub) = Hub::get()
+        {
             hub.forget(token, socket);
         }
     }
@@ -434,7 +462,9 @@ impl State {
         let (token, Birth::Born((_, pidfd))) = (self.exit_watched.take(), &mut self.birth) else {
             return;
         };
-        if let (Some(token), Some(pidfd), Ok(hub)) = (token, pidfd.take(), Hub::get()) {
+        if let (Some(token), Some(pidfd)) = (token, pidfd.take())
+            && let Ok(hub) = Hub::get()
+        {
             hub.forget(token, pidfd.as_fd());
         }
     }
@@ -444,6 +474,15 @@ impl Drop for Node {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.unwatch();
+        let pidfd = match &mut state.birth {
+            Birth::Born((_, pidfd)) if self.parent.is_none() => pidfd.clone(),
+            _ => None,
+        };
         state.unwatch_exit();
+        if let Some(pidfd) = pidfd {
+            // Our own child, which ends now that its conversation is closed.
+            state.link = Link::Closed;
+            hub::reap_when_ended(pidfd);
+        }
     }
 }

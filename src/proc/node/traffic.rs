@@ -2,18 +2,26 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Awaited, Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnSync, State};
+use super::{Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnSync, State};
 use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
-use crate::proc::hub::{Held, Hub, Source, Token};
-use crate::proc::message::Report;
+use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::message::{Command, Report};
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
+
+/// How long the end of a process that another one must reap is held back until it does: then it can be told how.
+const REAPED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long after the kernel has refused descriptors on their way it is asked again; no readiness tells it.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What is to be done when no lock is held any more.
 #[derive(Default)]
@@ -32,15 +40,21 @@ impl Afterwards {
 
     pub(super) fn carry_out(self) {
         for (callback, pid) in self.births {
-            callback(pid);
+            call(|| callback(pid));
         }
         for (callback, outcome) in self.syncs {
-            callback(outcome);
+            call(|| callback(outcome));
         }
         for (callback, end) in self.ends {
-            callback(end);
+            call(|| callback(end));
         }
     }
+}
+
+/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the hub's thread goes on
+/// for all others.
+fn call(callback: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
 impl Source for Node {
@@ -48,7 +62,7 @@ impl Source for Node {
         let mut after = Afterwards::default();
         let mut state = self.state();
         if state.exit_watched == Some(token) {
-            self.see_exit(&mut state, &mut after);
+            self.see_exit(&mut state, token, events, &mut after);
         } else if state.watched.is_some_and(|(watched, _)| watched == token) {
             if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
                 self.receive_all(&mut state, &mut after);
@@ -67,6 +81,7 @@ impl Source for Node {
 impl Node {
     /// Sends what can be sent now; the hub sends the rest.
     pub(super) fn send_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) -> Result<(), Error> {
+        let mut limited = false;
         let wants_room = loop {
             let Link::Open(socket) = &state.link else {
                 return Ok(());
@@ -80,6 +95,10 @@ impl Node {
                 }
                 Ok(Sent::Empty | Sent::WaitForAnswer) => break false,
                 Ok(Sent::WaitForRoom) => break true,
+                Ok(Sent::WaitForLimit) => {
+                    limited = true;
+                    break false;
+                }
                 Err(error) => {
                     let error = match error.kind() {
                         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
@@ -99,6 +118,11 @@ impl Node {
         } else if unsent || state.tickets > 0 {
             // A process that was never asked anything says nothing that the hub must hear.
             self.watch(state, wants_room)?;
+            if let (true, Some((token, _))) = (limited, state.watched) {
+                Hub::get()
+                    .and_then(|hub| hub.remind(token, Instant::now() + ASK_AGAIN))
+                    .map_err(|error| Error::system("wait for room on the way to the process", error))?;
+            }
         }
         Ok(())
     }
@@ -111,10 +135,14 @@ impl Node {
         let watched = Hub::get().and_then(|hub| match state.watched {
             Some((token, before)) if before == events => Ok(token),
             Some((token, _)) => hub.change(token, socket, events).map(|()| token),
-            None => hub.watch(socket, events, Held::Weakly(self.as_source())),
+            None => hub.watch(socket, events, self.as_source()),
         });
         let token = watched.map_err(|error| Error::system("watch the process's socket", error))?;
         state.watched = Some((token, events));
+        if self.parent.is_none() {
+            // Nobody else tells its end; an early template is not watched before there is something to wait for.
+            self.watch_exit(state)?;
+        }
         Ok(())
     }
 
@@ -176,8 +204,13 @@ impl Node {
                 state.outbox.answered();
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
                     (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd)), after),
-                    // Nobody could supervise it: closing its socket ends it.
-                    (Some(child), None) => child.never_born(&lost_pidfd(), after),
+                    // Nobody could supervise it.
+                    (Some(child), None) => {
+                        state.children.remove(&ticket);
+                        child.never_born(&lost_pidfd(), after);
+                        // A short command needs no descriptor, so nothing keeps it from being queued.
+                        let _ = state.outbox.push(Command::Kill { ticket }, Vec::new());
+                    }
                     (None, _) => {}
                 }
             }
@@ -192,10 +225,9 @@ impl Node {
                     child.ended(&mut child.state(), &exit, after);
                 }
             }
-            Report::Synced { ticket, outcome } => match state.syncs.remove(&ticket) {
-                Some(Awaited::Waiter(_)) => drop(state.syncs.insert(ticket, Awaited::Waiter(Some(outcome)))),
-                Some(Awaited::Callback(callback)) => after.syncs.push((callback, outcome.map_err(Error::from))),
-                None => {}
+            Report::Synced { ticket, outcome } => match state.on_sync.remove(&ticket) {
+                Some(callback) => after.syncs.push((callback, outcome.map_err(Error::from))),
+                None => drop(state.syncs.insert(ticket, outcome)),
             },
             Report::Identity { pid } => {
                 state.birth = match pidfd {
@@ -206,9 +238,7 @@ impl Node {
             Report::TakenOver => {
                 state.set_free();
                 // From now on nobody reports its children's ends.
-                for child in state.children.values().filter_map(Weak::upgrade) {
-                    child.watch_exit();
-                }
+                state.watch_children(after);
             }
         }
     }
@@ -240,79 +270,73 @@ impl Node {
             Link::Taken => Link::Taken,
             _ => Link::Closed,
         };
-        for (_, sync) in state.syncs.extract_if(|_, sync| matches!(sync, Awaited::Callback(_))) {
-            if let Awaited::Callback(callback) = sync {
-                after.syncs.push((callback, Err(why.clone())));
-            }
-        }
+        after.syncs.extend(state.on_sync.drain().map(|(_, callback)| (callback, Err(why.clone()))));
         for fork in state.outbox.abandon() {
             state.children.remove(&fork.ticket);
             fork.child.never_born(why, after);
         }
+        state.watch_children(after);
         for child in std::mem::take(&mut state.children).into_values().filter_map(|child| child.upgrade()) {
             if matches!(child.state().birth, Birth::Awaited) {
                 child.never_born(why, after);
-            } else {
-                child.watch_exit();
             }
         }
     }
 
     /// Watches the process's end from here, where nobody is there to report it.
-    pub(crate) fn watch_exit(self: &Arc<Self>) {
-        let mut state = self.state();
+    pub(super) fn watch_exit(self: &Arc<Self>, state: &mut State) -> Result<(), Error> {
         if let (Birth::Born((_, Some(pidfd))), None, None) = (&state.birth, &state.exit, state.exit_watched) {
-            let watched = Hub::get()
-                .and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, Held::Weakly(self.as_source())));
-            // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
-            match watched {
-                Ok(token) => state.exit_watched = Some(token),
-                Err(_) => state.exit = Some(Exit::seen_from_afar(None)),
-            }
+            let watched = Hub::get().and_then(|hub| hub.watch(pidfd.as_fd(), EpollFlags::EPOLLIN, self.as_source()));
+            state.exit_watched = Some(watched.map_err(|error| Error::system("watch for the process's end", error))?);
         }
+        Ok(())
     }
 
     /// The pidfd says that the process has ended.
-    fn see_exit(&self, state: &mut State, after: &mut Afterwards) {
+    fn see_exit(&self, state: &mut State, token: Token, events: EpollFlags, after: &mut Afterwards) {
         let Birth::Born((_, Some(pidfd))) = &state.birth else {
             return;
         };
-        // Its own parent, or init, reaps it.
-        let exit = Exit::seen_from_afar(pidfd::exit_status(pidfd.as_fd()));
+        let exit = match wait::reap_by_pidfd(pidfd.as_fd()) {
+            Ok(Some(reaped)) => Exit::from_reaped(&reaped, None),
+            Ok(None) => return,
+            // Not a child of this process: its own parent, or init, reaps it, and then the kernel can tell.
+            Err(_) => match pidfd::exit_status(pidfd.as_fd()) {
+                Ok(None) if events == EpollFlags::EPOLLIN => {
+                    // That it is reaped is a hangup (Linux 6.9). A parent that does not reap is not waited for.
+                    let changed = Hub::get().and_then(|hub| {
+                        hub.change(token, pidfd.as_fd(), EpollFlags::empty())?;
+                        hub.remind(token, Instant::now() + REAPED_WITHIN)
+                    });
+                    if changed.is_ok() {
+                        return;
+                    }
+                    Exit::seen_from_afar(None)
+                }
+                status => Exit::seen_from_afar(status.unwrap_or(None)),
+            },
+        };
         self.ended(state, &exit, after);
     }
 }
 
-/// Reaps a process that this process has started, also when nobody holds its node any more.
-pub(super) struct Reaper {
-    pub(super) pidfd: Arc<OwnedFd>,
-    pub(super) node: Weak<Node>,
-}
-
-impl Source for Reaper {
-    fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
-        let exit = match wait::reap_by_pidfd(self.pidfd.as_fd()) {
-            Ok(Some(reaped)) => Exit::from_reaped(&reaped, None),
-            Ok(None) => return,
-            // ECHILD: the host program has taken it, by waiting for any child or by ignoring SIGCHLD.
-            Err(_) => Exit::seen_from_afar(pidfd::exit_status(self.pidfd.as_fd())),
-        };
-        if let Ok(hub) = Hub::get() {
-            hub.forget(token, self.pidfd.as_fd());
-        }
-        if let Some(node) = self.node.upgrade() {
-            let mut after = Afterwards::default();
-            node.ended(&mut node.state(), &exit, &mut after);
-            after.carry_out();
+impl State {
+    /// The children's ends are seen from here, because their parent will not tell them.
+    pub(super) fn watch_children(&self, after: &mut Afterwards) {
+        for child in self.children.values().filter_map(Weak::upgrade) {
+            let mut state = child.state();
+            if child.watch_exit(&mut state).is_err() {
+                // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
+                child.ended(&mut state, &Exit::seen_from_afar(None), after);
+            }
         }
     }
-}
 
-impl State {
     /// The socket is the user's from now on.
     fn set_free(&mut self) {
         self.unwatch();
         self.link = match std::mem::replace(&mut self.link, Link::Closed) {
+            Link::Open(_) if self.socket_unwanted => Link::Closed,
             Link::Open(socket) => Link::Free(socket),
             other => other,
         };

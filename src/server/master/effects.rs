@@ -34,7 +34,8 @@ pub(super) struct Effects {
     program: PathBuf,
     /// The executable of each generation: a template that dies is replaced by the same version.
     images: BTreeMap<Generation, Image>,
-    templates: BTreeMap<Generation, (TemplateId, Template)>,
+    /// Each generation's template; none where it could not even be started, which is told as its failure.
+    templates: BTreeMap<Generation, (TemplateId, Option<Template>)>,
     /// Templates that were told to end and have not yet.
     closing: Vec<(TemplateId, Template)>,
     lives: u32,
@@ -72,12 +73,17 @@ impl Effects {
     pub(super) fn start_template(&mut self, generation: Generation) {
         self.lives += 1;
         let id = TemplateId { generation, life: self.lives };
-        if let Err(error) = self.try_start_template(id) {
-            self.tell(Event::Preloaded { template: id, outcome: Err(error.to_string()) });
-        }
+        let template = match self.try_start_template(id) {
+            Ok(template) => Some(template),
+            Err(error) => {
+                self.tell(Event::Preloaded { template: id, outcome: Err(proc::words_of(error.as_ref())) });
+                None
+            }
+        };
+        self.templates.insert(generation, (id, template));
     }
 
-    fn try_start_template(&mut self, id: TemplateId) -> Result<(), BoxError> {
+    fn try_start_template(&mut self, id: TemplateId) -> Result<Template, BoxError> {
         let image = match self.images.entry(id.generation) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
@@ -92,7 +98,8 @@ impl Effects {
         }
         template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
         template.send_arg(encode(&self.worker_config())?)?;
-        template.call(&preload_entry(self.config.service), [encode(&id.generation)?, encode(&std::process::id())?])?;
+        let arguments = [encode(&id.generation)?, encode(&nix::unistd::getpid().as_raw())?];
+        template.call(&preload_entry(self.config.service), arguments)?;
         let events = self.events.clone();
         template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
         let events = self.events.clone();
@@ -103,8 +110,7 @@ impl Effects {
                 let _ = events.send(Event::Preloaded { template: id, outcome });
             }
         })?;
-        self.templates.insert(id.generation, (id, template));
-        Ok(())
+        Ok(template)
     }
 
     fn worker_config(&self) -> WorkerConfig {
@@ -124,7 +130,7 @@ impl Effects {
     }
 
     pub(super) fn close_template(&mut self, generation: Generation) {
-        if let Some((id, template)) = self.templates.remove(&generation) {
+        if let Some((id, Some(template))) = self.templates.remove(&generation) {
             // All its workers are gone, or it is stuck and hears nothing.
             if let Err(error) = template.kill(nix::libc::SIGKILL) {
                 warn!(self.log, "cannot end a template"; "generation" => generation.0, "why" => %error);
@@ -147,7 +153,7 @@ impl Effects {
         match self.try_fork(id, slot, generation) {
             Ok(worker) => drop(self.workers.insert(id, worker)),
             Err(error) => {
-                let source = std::sync::Arc::new(io::Error::other(error.to_string()));
+                let source = std::sync::Arc::new(io::Error::other(proc::words_of(error.as_ref())));
                 let end = Err(proc::Error::System { operation: "fork a worker", source });
                 self.tell(Event::WorkerEnded { id, end });
             }
@@ -156,6 +162,7 @@ impl Effects {
 
     fn try_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Worker, BoxError> {
         let (_, template) = self.templates.get_mut(&generation).ok_or("the template is gone")?;
+        let template = template.as_mut().ok_or("the template was not started")?;
         let record = self.free_records.last().copied().ok_or("every record of the scoreboard is taken")?;
         let birth = WorkerBirth { slot, generation, id, record };
         let running = template.fork()?.send_arg(encode(&birth)?)?.run(&worker_entry(self.config.service))?;
@@ -205,24 +212,28 @@ impl Effects {
         }
     }
 
-    fn preloaded(&mut self, template: TemplateId, outcome: Result<(), String>) -> Option<supervisor::Event> {
-        let generation = template.generation;
-        // A template that could not even be started is in no table.
-        let known = self.templates.get(&generation).map(|(id, _)| *id);
-        match outcome {
-            Ok(()) => (known == Some(template)).then_some(supervisor::Event::TemplateReady { generation }),
-            Err(words) => {
-                known.is_none_or(|id| id == template).then_some(supervisor::Event::TemplateFailed { generation, words })
-            }
+    fn preloaded(&self, template: TemplateId, outcome: Result<(), String>) -> Option<supervisor::Event> {
+        // What comes of a template that was closed since is of no interest.
+        if !self.is_current(template) {
+            return None;
         }
+        let generation = template.generation;
+        Some(match outcome {
+            Ok(()) => supervisor::Event::TemplateReady { generation },
+            Err(words) => supervisor::Event::TemplateFailed { generation, words },
+        })
+    }
+
+    fn is_current(&self, template: TemplateId) -> bool {
+        self.templates.get(&template.generation).is_some_and(|(id, _)| *id == template)
     }
 
     fn template_ended(&mut self, template: TemplateId, end: Result<Exit, proc::Error>) -> Option<supervisor::Event> {
         self.closing.retain(|(id, _)| *id != template);
-        let generation = template.generation;
-        if self.templates.get(&generation).is_none_or(|(id, _)| *id != template) {
+        if !self.is_current(template) {
             return None;
         }
+        let generation = template.generation;
         self.templates.remove(&generation);
         let words = end.map_or_else(|error| words_of(&error), |exit| format!("the template has ended: {exit}"));
         Some(supervisor::Event::TemplateDied { generation, words })

@@ -12,7 +12,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::event::Event;
-use crate::proc::hub::{Held, Hub, Source, Token};
+use crate::proc::hub::{Hub, Source, Token};
 use crate::server::supervisor::Signal;
 
 /// What each signal asks for.
@@ -51,7 +51,7 @@ impl Signals {
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
         let source = Arc::new(SignalSource { delivery: Mutex::new(delivery), events });
         let held: Arc<dyn Source> = source.clone();
-        let token = Hub::get()?.watch(descriptor, EpollFlags::EPOLLIN, Held::Weakly(Arc::downgrade(&held)))?;
+        let token = Hub::get()?.watch(descriptor, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
         Ok(Signals { source, token })
     }
 }

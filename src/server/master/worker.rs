@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
 use super::event::Event;
-use crate::proc::hub::{Held, Hub, Source, Token};
+use crate::proc::hub::{Hub, Source, Token};
 use crate::proc::{Channel, Received, Running};
 use crate::server::WorkerId;
 use crate::server::message::{FromWorker, ToWorker};
@@ -100,7 +100,7 @@ impl Conversation {
     fn watch(id: WorkerId, socket: OwnedFd, events: Sender<Event>) -> std::io::Result<Conversation> {
         let source = Arc::new(ConversationSource { id, channel: Channel::new(socket), events });
         let held: Arc<dyn Source> = source.clone();
-        let token = Hub::get()?.watch(&source.channel, EpollFlags::EPOLLIN, Held::Weakly(Arc::downgrade(&held)))?;
+        let token = Hub::get()?.watch(&source.channel, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
         Ok(Conversation { source, token })
     }
 }

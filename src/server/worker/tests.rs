@@ -13,9 +13,11 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use socket2::SockRef;
 
 use super::*;
+use crate::proc::{Channel, Received};
+use crate::server::message::{FromWorker, ToWorker};
 use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::{Next, PreloadCx, RequestCx};
-use crate::server::testing::{self, TestLink, child_of, is_child, worker_cx};
+use crate::server::testing::{self, child_of, is_child, worker_cx};
 use crate::server::worker_config::WorkerConfig;
 
 /// Answers each line; some lines ask for more.
@@ -74,7 +76,7 @@ struct TestWorker {
     /// Kept open, as the master does.
     _listener: TcpListener,
     board: Board,
-    master: UnixStream,
+    master: Channel<ToWorker, FromWorker>,
     thread: JoinHandle<Result<()>>,
 }
 
@@ -110,7 +112,7 @@ impl TestWorker {
     }
 
     fn ask_to_drain(&self) {
-        (&self.master).write_all(b"d").unwrap();
+        self.master.send(&ToWorker::Drain, Vec::new()).unwrap();
     }
 
     fn ends_well(self) {
@@ -118,11 +120,15 @@ impl TestWorker {
     }
 }
 
-fn spawn(acceptor: Acceptor, config: WorkerConfig, board: &Board) -> (UnixStream, JoinHandle<Result<()>>) {
-    let (link, mut master) = TestLink::pair();
+fn spawn(
+    acceptor: Acceptor,
+    config: WorkerConfig,
+    board: &Board,
+) -> (Channel<ToWorker, FromWorker>, JoinHandle<Result<()>>) {
+    let (link, master) = testing::link();
     let record = testing::record(board);
     let thread = thread::spawn(move || Lines.run(worker_cx(vec![acceptor], config, link, record)));
-    master.read_exact(&mut [0]).unwrap();
+    assert!(matches!(master.recv(), Ok(Received::Message { message: FromWorker::Ready, .. })));
     (master, thread)
 }
 
@@ -353,9 +359,10 @@ fn a_worker_whose_master_is_gone_leaves() {
     let worker = TestWorker::start(config());
     let mut client = worker.client();
     assert_eq!(client.ask("one"), "one\n");
-    worker.master.shutdown(Shutdown::Both).unwrap();
+    let TestWorker { master, thread, .. } = worker;
+    drop(master);
     client.sees_the_end();
-    worker.ends_well();
+    thread.join().unwrap().unwrap();
 }
 
 #[test]
@@ -433,8 +440,8 @@ fn nobody_is_lost_or_forgotten_while_workers_are_replaced() {
         let mut old = worker();
         for _ in 0..100 {
             let new = worker();
-            let (mut master, thread) = mem::replace(&mut old, new);
-            master.write_all(b"d").unwrap();
+            let (master, thread) = mem::replace(&mut old, new);
+            master.send(&ToWorker::Drain, Vec::new()).unwrap();
             thread.join().unwrap().unwrap();
         }
         // The last worker goes when its master's end does: not before the clients have ended.

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::server::scoreboard::Board;
 use crate::server::services::Hello;
-use crate::server::testing::{TestLink, child_of, is_child, record, worker_cx};
+use crate::server::testing::{child_of, is_child, link, record, worker_cx};
 use crate::server::worker_config::WorkerConfig;
 use crate::server::{Acceptor, Service};
 
@@ -51,7 +51,7 @@ fn serve(client: fn(SocketAddr), request_kill_after: Duration) {
         args: [("faults".to_owned(), "true".to_owned())].into(),
         ..WorkerConfig::default()
     };
-    let (link, master) = TestLink::pair();
+    let (link, master) = link();
     let board = Board::new(1).expect("a scoreboard");
     let cx = worker_cx(vec![acceptor], config, link, record(&board));
     // The master's end is the client's to drop: then the worker drains, and its loop ends.

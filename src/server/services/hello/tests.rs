@@ -7,7 +7,7 @@ use super::super::http::response::CONTINUE;
 use super::super::testing::Client;
 use super::*;
 use crate::server::scoreboard::Board;
-use crate::server::testing::{TestLink, record, worker_cx};
+use crate::server::testing::{link, record, worker_cx};
 use crate::server::worker_config::WorkerConfig;
 
 pub(super) fn client() -> Client<Hello> {
@@ -58,7 +58,7 @@ fn get_answers_the_greeting_and_head_the_same_without_it() {
 
 #[test]
 fn start_makes_the_greeting_of_the_workers_coordinates() {
-    let (link, _master) = TestLink::pair();
+    let (link, _master) = link();
     let board = Board::new(1).expect("a scoreboard");
     let cx = worker_cx(Vec::new(), WorkerConfig::default(), link, record(&board));
     let mut client = Client::new(Hello::start(&(), &cx).expect("started"));
