@@ -441,7 +441,9 @@ impl State {
         // Of a process that was there the exit comes soon, and makes the better error.
         let is_gone = match &self.birth {
             Birth::Failed(error) => return Some(error.clone()),
-            Birth::Born(_) => self.exit.is_some(),
+            // What it has said before is still read: its end, told by its parent, may come in first. The end of the
+            // conversation follows, since nobody but the process itself holds its end.
+            Birth::Born(_) => self.exit.is_some() && !(matches!(self.link, Link::Open(_)) && self.watched.is_some()),
             // Its socket may be closed before the process that was to fork it says why.
             Birth::Awaited => self.exit.is_some() || (matches!(self.link, Link::Closed) && !self.has_parent),
         };
