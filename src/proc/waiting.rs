@@ -21,7 +21,7 @@ use super::obituary;
 use super::registry::{CallCx, EntryPoints, Registry, RunCx, RunEnd};
 use crate::sys::exec::{self, Plan};
 use crate::sys::fork::{self, Fork, Refused};
-use crate::sys::{plugin, signals};
+use crate::sys::{plugin, seqpacket, signals};
 
 /// Exit codes of a process that never came to its own code.
 const EXIT_FAILED: i32 = 1;
@@ -30,6 +30,11 @@ const EXIT_NOT_EXECUTED: i32 = 127;
 
 /// How long after the kernel has refused descriptors on their way it is asked again, in milliseconds.
 const ASK_AGAIN_MS: u8 = 5;
+
+/// Room for a master's messages. It is more than the longest of them, because malloc gives an allocation of at least
+/// 128 KiB a mapping of its own (mallopt(3), M_MMAP_THRESHOLD): it leaves no hole in the heap, which a worker shares with
+/// the template page by page, and it is gone from a worker without a trace when the waiting ends.
+const ROOM: usize = 2 * seqpacket::MAX_BYTES;
 
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
@@ -95,7 +100,7 @@ struct Ready {
 
 impl Waiting<'_> {
     fn serve(&mut self) -> io::Result<End> {
-        let mut buffer = Vec::new();
+        let mut buffer = Vec::with_capacity(ROOM);
         loop {
             let ready = self.wait()?;
             if ready.exits {

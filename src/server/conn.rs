@@ -297,6 +297,10 @@ impl Conn {
     }
 
     /// Drops what has come, up to `left` bytes. False when there is nothing more to wait for.
+    ///
+    /// Never inlined: its buffer would become a part of the worker loop's own frame, and so a page more
+    /// of memory in every worker.
+    #[inline(never)]
     pub(super) fn drop_input(&mut self, left: &mut usize) -> bool {
         let mut dropped = [0; 4096];
         while *left > 0 {

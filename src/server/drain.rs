@@ -10,13 +10,11 @@ use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::SIGTERM;
-use signal_hook::low_level::pipe;
 
 use super::message::{FromWorker, ToWorker};
 use super::scoreboard::{Record, WorkerState};
 use crate::proc::{Channel, Received};
+use crate::sys::term;
 
 /// A worker's socket to the master.
 pub(crate) struct MasterLink(Channel<FromWorker, ToWorker>);
@@ -58,10 +56,7 @@ impl DrainNotice {
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         sources.add(&link.0, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         sources.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-        pipe::register(SIGTERM, pipe_end.try_clone()?)?;
-        let mut term = SigSet::empty();
-        term.add(Signal::SIGTERM);
-        term.thread_unblock()?;
+        term::write_to(pipe_end.try_clone()?.into())?;
         Ok(Self { link, pipe, pipe_end, sources, said_ready: Cell::new(false), asked: Cell::new(false) })
     }
 

@@ -5,11 +5,16 @@
 //! is there, it is served without ever entering the set. A connection enters the set when it is
 //! first parked and leaves it by being closed; in between the set is not touched.
 //!
+//! A turn serves the connections that the worker has first, and then accepts: one more, or a few as long
+//! as each is over at once. What a busy worker does not take stays in the queue for one that has less
+//! to do.
+//!
 //! While the worker drains, a connection that has not been served yet stays for a moment, because
 //! its client is about to send; parked ones that are between two requests are closed.
 
 use std::io;
 use std::mem;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,8 +30,10 @@ use super::parked::{Guest, Key, Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::Monotonic;
 
-/// So many connections are accepted before the parked ones get their turn.
-const ACCEPTS_IN_A_ROW: usize = 16;
+/// So many connections that are over at once are accepted before the others get their turn.
+const ACCEPTS_IN_A_ROW: usize = 8;
+/// So many connections a worker that leaves still takes from each listener's queue.
+const LAST_ACCEPTS: usize = 16;
 /// So many events are taken from the kernel at a time.
 const EVENTS: usize = 64;
 /// How long a listener is left alone after an accept that failed for want of something.
@@ -99,11 +106,17 @@ impl<S: Service> Worker<S> {
             Err(error) => return Err(error.into()),
         };
         self.attendant.now = Monotonic::now();
-        for event in &events[..count] {
-            match Token::from(event.data()) {
+        let tokens = events[..count].iter().map(|event| Token::from(event.data()));
+        for token in tokens.clone() {
+            match token {
                 Token::Notice => self.begin_drain()?,
-                Token::Listener(index) => self.accept(index)?,
                 Token::Parked(key) => self.revisit(key),
+                Token::Listener(_) => {}
+            }
+        }
+        for token in tokens {
+            if let Token::Listener(index) = token {
+                self.accept_some(index)?;
             }
         }
         self.handle_due();
@@ -129,33 +142,58 @@ impl<S: Service> Worker<S> {
         self.epoll.add(acceptor, Token::Listener(index).event(flags))
     }
 
-    fn accept(&mut self, index: u32) -> Result<()> {
+    /// While each connection is served and closed at once, the worker holds nobody whom another worker
+    /// could serve sooner, and goes on without asking epoll. A full queue thus costs one call of
+    /// epoll_wait for several connections.
+    fn accept_some(&mut self, index: u32) -> Result<()> {
         for _ in 0..ACCEPTS_IN_A_ROW {
-            let Some(listener) = self.listeners.get(index as usize) else {
+            if self.accept(index)? != Taken::AndClosed {
                 break;
-            };
-            match listener.acceptor.accept() {
-                Ok(Some(conn)) => self.welcome(conn),
-                Ok(None) => break,
-                Err(error) => {
-                    self.pause(index, &error)?;
-                    break;
-                }
             }
         }
         Ok(())
     }
 
-    fn welcome(&mut self, mut conn: Conn) {
+    /// Takes one connection from the queue.
+    fn accept(&mut self, index: u32) -> Result<Taken> {
+        let Some(listener) = self.listeners.get(index as usize) else {
+            return Ok(Taken::Nobody);
+        };
+        match listener.acceptor.accept() {
+            Ok(Some(conn)) => return Ok(self.welcome(conn)),
+            Ok(None) => {}
+            Err(error) => self.pause(index, &error)?,
+        }
+        Ok(Taken::Nobody)
+    }
+
+    /// The handshake wakes this worker before the client has had the time to send, so the first read
+    /// mostly finds nothing. Giving up the processor once lets a client on the same core send, and
+    /// costs next to nothing where nobody wants it; parking, waiting and being woken again would cost
+    /// more than the request itself. Whoever is still silent then is parked: with 16 clients at work
+    /// that is one connection in ten to thirty. At worst, with others that compute on this core, their
+    /// time slice comes first; the connections that the worker had before have been served by then.
+    fn welcome(&mut self, mut conn: Conn) -> Taken {
         self.connections += 1;
         self.attendant.record.set_connections(self.connections);
-        let outcome = self.attendant.visit(&mut conn, None);
+        let mut outcome = self.attendant.visit(&mut conn, None);
+        if outcome == Outcome::Nothing {
+            thread::yield_now();
+            self.attendant.now = Monotonic::now();
+            outcome = self.attendant.visit(&mut conn, None);
+        }
         let Some(phase) = self.attendant.settle(&mut conn, Phase::Fresh, outcome) else {
-            return;
+            return Taken::AndClosed;
         };
-        let key = self.parked.insert(Guest { conn, phase });
+        self.park(Guest { conn, phase });
+        Taken::AndParked
+    }
+
+    fn park(&mut self, guest: Guest) {
+        let due = self.attendant.due(guest.phase);
+        let key = self.parked.insert(guest);
         self.count_parked();
-        self.parked.set_due(key, self.attendant.due(phase));
+        self.parked.set_due(key, due);
         let Some(guest) = self.parked.get(key) else {
             return;
         };
@@ -271,8 +309,10 @@ impl<S: Service> Worker<S> {
         // A connection that came a moment ago may have woken this worker and no other, and nobody
         // is woken for it again. So the queue is looked at once more before it is left to the others.
         for index in 0..self.listeners.len() {
-            if self.listeners[index].paused_until.is_none() {
-                self.accept(index as u32)?;
+            for _ in 0..LAST_ACCEPTS {
+                if self.listeners[index].paused_until.is_some() || self.accept(index as u32)? == Taken::Nobody {
+                    break;
+                }
             }
         }
         for listener in mem::take(&mut self.listeners) {
@@ -296,6 +336,14 @@ impl Listener {
     fn new(acceptor: Acceptor) -> Self {
         Self { acceptor, paused_until: None, complained: None }
     }
+}
+
+/// What an accept has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Nobody,
+    AndParked,
+    AndClosed,
 }
 
 /// What an event is about, as the number that epoll keeps for it.

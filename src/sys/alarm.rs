@@ -27,7 +27,9 @@ const NEVER: u64 = u64::MAX;
 static SOFT: AtomicU64 = AtomicU64::new(NEVER);
 static HARD: AtomicU64 = AtomicU64::new(NEVER);
 static PENDING: AtomicU64 = AtomicU64::new(NEVER);
-static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+// Never used before it is set. Not null, since what begins as zero stands on another page (.bss) than
+// what does not (.data): so a worker has a copy of its own of one page and not of two.
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::dangling_mut());
 
 /// The process's alarm, for the thread that installed it.
 #[derive(Debug)]

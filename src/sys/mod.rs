@@ -19,6 +19,7 @@ pub(crate) mod shared;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod stream;
+pub(crate) mod term;
 pub(crate) mod threads;
 pub(crate) mod title;
 pub(crate) mod wait;

@@ -50,6 +50,8 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let asked = unsafe { get_info(pidfd.as_raw_fd(), &raw mut info) };
     match asked {
         Ok(_) => Ok((info.mask & INFO_EXIT != 0).then_some(info.exit_status)),
+        // It is being reaped at this very moment; asked again, the kernel can tell.
+        Err(nix::Error::ESRCH) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -83,9 +83,11 @@ fn orphans_go_on() -> Outcome {
     }
     kill_template(&template)?;
     assert!(template.sync().is_err());
-    for process in running {
+    for process in &running {
         assert!(process.try_wait().is_none());
         drop(process.socket()?);
+    }
+    for process in running {
         let exit = process.wait_timeout(SOON)?;
         // How it ended is known only where init reaps it soon and the kernel is new enough.
         assert!(exit.success() || exit.how == How::Unobserved, "{exit}");

@@ -45,12 +45,15 @@ pub fn registry() -> Registry {
             Ok(setrlimit(Resource::RLIMIT_NPROC, cx.arg_str(0)?.parse()?, hard)?)
         })
         .call("start_thread", |_| {
-            std::thread::Builder::new().name("extra-hand".into()).spawn(|| {
-                loop {
+            // A thread takes its name a little after its start.
+            let (named, is_named) = std::sync::mpsc::channel();
+            std::thread::Builder::new().name("extra-hand".into()).spawn(move || {
+                let told = named.send(());
+                while told.is_ok() {
                     std::thread::park();
                 }
             })?;
-            Ok(())
+            Ok(is_named.recv()?)
         })
         .call("open_carelessly", |cx| {
             // dup(2) gives a descriptor that exec does not close; it stays open for good.

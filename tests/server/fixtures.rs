@@ -52,6 +52,11 @@ impl Orders {
         fs::remove_file(self.directory.path().join(moment)).expect("there was an order");
     }
 
+    /// Whether some process hangs as ordered for this moment.
+    pub fn obeyed(&self, moment: &str) -> bool {
+        self.directory.path().join(moment).with_extension("obeyed").exists()
+    }
+
     /// What the preloads of the server have noted, one line each.
     pub fn preloads(&self) -> Vec<String> {
         let text = fs::read_to_string(self.directory.path().join("preloads")).unwrap_or_default();
@@ -62,7 +67,7 @@ impl Orders {
 /// Does what is ordered for this moment.
 fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
     let path = Path::new(directory.unwrap_or("/nowhere")).join(moment);
-    let Ok(order) = fs::read_to_string(path) else {
+    let Ok(order) = fs::read_to_string(&path) else {
         return Ok(());
     };
     match order.split_once(' ').unwrap_or((&order, "")) {
@@ -71,9 +76,12 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("exit", code) => std::process::exit(code.parse()?),
         ("kill-yourself", _) => raise(Signal::SIGKILL)?,
         ("thread", name) => start_thread(name)?,
-        ("hang", _) => loop {
-            std::thread::park();
-        },
+        ("hang", _) => {
+            fs::write(path.with_extension("obeyed"), "")?;
+            loop {
+                std::thread::park();
+            }
+        }
         (other, _) => panic!("there is no order {other:?}"),
     }
     Ok(())

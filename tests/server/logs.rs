@@ -1,18 +1,22 @@
 //! The log: each line one whole record, however many processes write.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
+use crate::support::client::Client;
 use crate::support::log::Record;
-use crate::support::{Server, signal_process};
+use crate::support::processes::eventually;
+use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
     trials!["logs":
         every_line_is_one_record_in_a_storm_of_deaths,
         the_lifecycle_is_told_with_its_fields,
         below_the_level_nothing_is_said,
+        a_log_that_cannot_be_written_stops_nobody,
     ]
 }
 
@@ -56,24 +60,36 @@ fn the_lifecycle_is_told_with_its_fields() {
     assert_eq!(first("serving").u64("workers"), 2);
     assert_eq!(first("reloading").u64("generation"), 2);
     assert_eq!(first("reloaded").u64("generation"), 2);
-    // The stop may overtake the end of the old generation's drain.
-    let drained =
-        server.log.wait("the old drain", |record| record.is("worker drained") && record.u64("generation") == 1);
-    assert_eq!(drained.str("why"), "exited with code 0");
+    let of_the_first = |record: &Record| record.is("worker drained") && record.u64("generation") == 1;
+    let drained = server.log.wait_for_many(0, 2, "the first generation's ends", of_the_first);
+    assert!(drained.iter().all(|record| record.str("why") == "exited with code 0"), "{drained:?}");
     first("stopping");
     assert!(first("stopped").u64("took_ms") > 0);
     server.log.all(|_| true).iter().for_each(assert_whole);
 }
 
-fn below_the_level_nothing_is_said() {
-    // Not to be waited for by its log: it is silent.
+/// A server that says nothing of its own, so it is known by answering.
+fn start_silent(launch: Launch) -> (tempfile::TempDir, Server) {
     let directory = tempfile::tempdir().expect("a directory");
     let address = format!("unix:{}", directory.path().join("socket").display());
-    let launch = crate::support::Launch::hatchery();
-    let mut server = launch.args(["--workers", "2", "--log-level", "error", "--listen", &address]).spawn();
-    crate::support::processes::eventually("it answers", || {
-        crate::support::client::Client::connect(&address).and_then(|mut client| client.get("/")).is_ok()
-    });
+    let server = launch.args(["--workers", "2", "--faults", "--listen", &address]).spawn();
+    eventually("it answers", || Client::connect(&address).and_then(|mut client| client.get("/")).is_ok());
+    assert_eq!(Client::connect(&address).and_then(|mut client| client.get("/fault/panic")).expect("it").status, 500);
+    (directory, server)
+}
+
+fn below_the_level_nothing_is_said() {
+    let (_directory, mut server) = start_silent(Launch::hatchery().args(["--log-level", "critical"]));
     server.stop();
     assert_eq!(server.log.text(), "");
+}
+
+fn a_log_that_cannot_be_written_stops_nobody() {
+    for nowhere in ["2>/dev/full", "2>&-"] {
+        let (_directory, mut server) = start_silent(Launch::hatchery().redirect(nowhere, Stdio::null()));
+        server.signal(Signal::SIGHUP);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait().code(), Some(0), "{nowhere}");
+        eventually("nobody is left", || server.processes().is_empty());
+    }
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::fixtures::Orders;
 use crate::support::client::Client;
 use crate::support::load::Load;
-use crate::support::processes::{is_alive, within};
+use crate::support::processes::{eventually, is_alive, within};
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -18,6 +18,8 @@ pub fn tests() -> Vec<Trial> {
         invariant_9_kill_9_of_the_master_frees_the_port_and_leaves_nobody,
         invariant_9_after_kill_9_of_the_master_a_request_in_hand_is_still_answered,
         invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off,
+        invariant_9_kill_9_of_the_master_in_the_middle_of_a_preload_frees_the_port,
+        invariant_9_kill_9_of_the_master_in_the_middle_of_a_start_frees_the_port,
         invariant_9_kill_9_of_the_template_leaves_its_workers_serving,
         invariant_9_kill_9_of_template_and_worker_at_once_is_mended,
         invariant_9_kill_9_of_a_worker_fills_the_same_slot_and_touches_no_other,
@@ -57,7 +59,7 @@ fn invariant_9_after_kill_9_of_the_master_a_request_in_hand_is_still_answered() 
 
 /// Waits until some worker is in the middle of a request: it sleeps in poll(2) rather than in epoll_wait(2).
 fn await_busy(server: &Server) {
-    crate::support::processes::eventually("a worker is busy", || {
+    eventually("a worker is busy", || {
         server.workers().into_values().any(|pid| {
             let call = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
             call.contains("poll_schedule_timeout") || call.contains("do_sys_poll") || call.contains("do_poll")
@@ -79,6 +81,28 @@ fn invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off() {
         client.answer().expect("a request that had arrived is answered").greeting();
     }
     within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+}
+
+/// Kills the master of a server that hangs in this moment of its boot.
+fn kill_in_the_middle_of(moment: &str) {
+    let orders = Orders::new();
+    orders.give(moment, "hang");
+    let mut server = Launch::fixture("probe").args(["--listen", "127.0.0.1:0", "--arg"]).arg(orders.arg()).spawn();
+    server.log.wait("it listens", |record| record.is("listening"));
+    eventually("it hangs", || orders.obeyed(moment));
+    let address = server.address();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+    TcpListener::bind(&address).expect("the port is free");
+}
+
+fn invariant_9_kill_9_of_the_master_in_the_middle_of_a_preload_frees_the_port() {
+    kill_in_the_middle_of("preload");
+}
+
+fn invariant_9_kill_9_of_the_master_in_the_middle_of_a_start_frees_the_port() {
+    kill_in_the_middle_of("start");
 }
 
 fn invariant_9_kill_9_of_the_template_leaves_its_workers_serving() {

@@ -1,7 +1,9 @@
 //! Invariants 7 and 8: a reload loses nobody, and a generation that fails never harms the one that serves.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
@@ -21,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot,
         invariant_8_a_missing_binary_leaves_the_old_generation_serving,
         invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving,
+        invariant_8_kill_9_of_the_new_template_leaves_the_old_generation_serving,
         after_a_failed_reload_the_next_one_succeeds,
         a_reload_picks_up_a_replaced_binary,
         a_crash_does_not_pick_up_a_replaced_binary,
@@ -109,11 +112,13 @@ fn invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot() {
     server.stop();
 }
 
-/// A copy of the command, or of this binary, that can be replaced.
+/// A copy of a program that can be replaced. Another process writes it: a descriptor of ours that is open for writing
+/// would be inherited by the children that other tests start at the same time, and exec(2) refuses a program that
+/// somebody can write (ETXTBSY).
 fn copy(directory: &Path, program: &Path) -> PathBuf {
-    let copy = directory.join("server");
-    let beside = directory.join("server.new");
-    fs::copy(program, &beside).expect("a copy");
+    let (copy, beside) = (directory.join("server"), directory.join("server.new"));
+    let copied = Command::new("cp").args([program, &beside]).status().expect("cp can be started");
+    assert!(copied.success());
     fs::rename(beside, &copy).expect("a copy in its place");
     copy
 }
@@ -142,9 +147,7 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     let program = copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
     let server = Launch::program(&program).args(["--workers", "2"]).start();
     let workers = server.workers();
-    let beside = directory.path().join("junk");
-    fs::copy("/etc/hostname", &beside).expect("a copy");
-    fs::rename(beside, &program).expect("in its place");
+    copy(directory.path(), Path::new("/etc/hostname"));
     server.signal(Signal::SIGHUP);
     server.log.wait("the failure", |record| record.is(FAILED));
     assert_eq!(server.workers(), workers);
@@ -156,6 +159,22 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
     server.signal(Signal::SIGHUP);
     server.log.wait("the reload", |record| record.is("reloaded"));
+}
+
+fn invariant_8_kill_9_of_the_new_template_leaves_the_old_generation_serving() {
+    let orders = Orders::new();
+    let mut server = Launch::fixture("probe").args(["--workers", "2", "--arg"]).arg(orders.arg()).start();
+    let (workers, template) = (server.workers(), server.template());
+    orders.give("preload", "hang");
+    server.signal(Signal::SIGHUP);
+    let others = || children(server.pid).into_iter().filter(|&pid| pid != template).collect::<Vec<_>>();
+    eventually("a new template", || others().len() == 1);
+    signal_process(others()[0], Signal::SIGKILL);
+    let failed = server.log.wait("the failure", |record| record.is(FAILED));
+    assert!(failed.str("why").contains("SIGKILL"), "{}", failed.line);
+    assert_eq!(server.workers(), workers);
+    server.assert_no_zombies();
+    server.stop();
 }
 
 fn after_a_failed_reload_the_next_one_succeeds() {
@@ -180,9 +199,10 @@ fn with_replaced_binary() -> (tempfile::TempDir, Server) {
     let mark = crate::fixtures::VERSION.as_bytes();
     let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the mark is in the image");
     bytes[at + mark.len() - 1] = b'2';
-    let beside = directory.path().join("next");
-    fs::copy(&this, &beside).and_then(|_| fs::write(&beside, bytes)).expect("a copy");
-    fs::rename(beside, program).expect("in its place");
+    let next = directory.path().join("next");
+    fs::write(&next, bytes).expect("the next version");
+    fs::set_permissions(&next, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    copy(directory.path(), &next);
     (directory, server)
 }
 
@@ -194,7 +214,7 @@ fn version(server: &Server) -> String {
 fn a_reload_picks_up_a_replaced_binary() {
     let (_directory, server) = with_replaced_binary();
     reload(&server, 2);
-    assert_eq!(version(&server), "2");
+    eventually("the new version answers", || version(&server) == "2");
 }
 
 fn a_crash_does_not_pick_up_a_replaced_binary() {

@@ -132,14 +132,23 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn give_arg(&self, arg: Vec<u8>) -> Result<(), Error> {
+    pub(crate) fn give_arg(self: &Arc<Self>, arg: Vec<u8>) -> Result<(), Error> {
         let operation = "send an argument";
-        self.state().usable(operation)?.outbox.give_arg(arg).map_err(|error| Error::system(operation, error))
+        let mut state = self.state();
+        state.usable(operation)?.outbox.give_arg(arg).map_err(|error| Error::system(operation, error))?;
+        self.send_letters(state)
     }
 
-    pub(crate) fn give_fd(&self, fd: OwnedFd) -> Result<(), Error> {
+    pub(crate) fn give_fd(self: &Arc<Self>, fd: OwnedFd) -> Result<(), Error> {
         let operation = "send a descriptor";
-        self.state().usable(operation)?.outbox.give_fd(fd).map_err(|error| Error::system(operation, error))
+        let mut state = self.state();
+        state.usable(operation)?.outbox.give_fd(fd).map_err(|error| Error::system(operation, error))?;
+        self.send_letters(state)
+    }
+
+    /// Sends the letters that are full; what is gathered for the next one waits for a command.
+    fn send_letters(self: &Arc<Self>, state: MutexGuard<'_, State>) -> Result<(), Error> {
+        if state.outbox.is_empty() { Ok(()) } else { self.send(state) }
     }
 
     pub(crate) fn push(
@@ -432,7 +441,9 @@ impl State {
         // Of a process that was there the exit comes soon, and makes the better error.
         let is_gone = match &self.birth {
             Birth::Failed(error) => return Some(error.clone()),
-            Birth::Born(_) => self.exit.is_some(),
+            // What it has said before is still read: its end, told by its parent, may come in first. The end of the
+            // conversation follows, since nobody but the process itself holds its end.
+            Birth::Born(_) => self.exit.is_some() && !(matches!(self.link, Link::Open(_)) && self.watched.is_some()),
             // Its socket may be closed before the process that was to fork it says why.
             Birth::Awaited => self.exit.is_some() || (matches!(self.link, Link::Closed) && !self.has_parent),
         };
