@@ -58,11 +58,18 @@ pub fn host<S: Service>(registry: Registry, logger: MakeLogger) -> Registry {
 
 /// Adds a service to the entry points under this name.
 pub(crate) fn host_as<S: Service>(registry: Registry, name: ServiceName, logger: MakeLogger) -> Registry {
-    let preloaded: Rc<OnceCell<&'static S::Preload>> = Rc::default();
-    let built = Rc::clone(&preloaded);
+    let of_template: Rc<OnceCell<Preloaded<S::Preload>>> = Rc::default();
+    let of_worker = Rc::clone(&of_template);
     registry
-        .call(preload_entry(name), move |cx| preload::<S>(cx, &built))
-        .run(worker_entry(name), move |cx| work::<S>(cx, &preloaded, logger))
+        .call(preload_entry(name), move |cx| preload::<S>(cx, &of_template))
+        .run(worker_entry(name), move |cx| work::<S>(cx, &of_worker, logger))
+}
+
+/// What a worker has from its template.
+struct Preloaded<P: 'static> {
+    built: &'static P,
+    /// The template itself. A worker whose template died just after the fork would ask for its parent in vain.
+    template: i32,
 }
 
 /// The entry point that the template calls once. Its arguments are the [generation](super::Generation) and the
@@ -87,24 +94,28 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
     Ok(postcard::from_bytes(arg)?)
 }
 
-fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<&'static S::Preload>) -> Result<(), BoxError> {
+fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<Preloaded<S::Preload>>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
     title::set(&format!("hatch-tmpl g{generation}"), &format!("hatchery: template, generation {generation}"));
     end_with_parent(decode(cx.args, 1)?)?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
-    let built: &'static S::Preload = Box::leak(Box::new(built));
-    preloaded.set(built).map_err(|_| "the template has preloaded already".into())
+    let preload = Preloaded { built: Box::leak(Box::new(built)), template: nix::unistd::getpid().as_raw() };
+    preloaded.set(preload).map_err(|_| "the template has preloaded already".into())
 }
 
-fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger: MakeLogger) -> Result<(), BoxError> {
+fn work<S: Service>(
+    cx: RunCx,
+    preloaded: &OnceCell<Preloaded<S::Preload>>,
+    logger: MakeLogger,
+) -> Result<(), BoxError> {
     let config: WorkerConfig = decode(&cx.args, 0)?;
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
     let WorkerBirth { slot, generation, .. } = birth;
     title::set(&format!("hatch-w{slot} g{generation}"), &format!("hatchery: worker {slot}, generation {generation}"));
     // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
-    end_with_parent(nix::unistd::getppid().as_raw())?;
+    end_with_parent(preloaded.template)?;
     let pid = std::process::id();
     let log = logger(config.log_format, config.log_level)
         .new(o!("slot" => birth.slot.0, "pid" => pid, "generation" => birth.generation.0));
@@ -117,7 +128,7 @@ fn work<S: Service>(cx: RunCx, preloaded: &OnceCell<&'static S::Preload>, logger
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
     let link = MasterLink::new(Channel::new(cx.socket));
     let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
-    let service = S::start(preloaded, &cx)?;
+    let service = S::start(preloaded.built, &cx)?;
     nix::sys::prctl::set_pdeathsig(None)?;
     service.run(cx)
 }

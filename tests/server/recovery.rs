@@ -93,8 +93,11 @@ fn kill_in_the_middle_of(moment: &str) {
     let address = server.address();
     server.signal(Signal::SIGKILL);
     server.wait();
-    within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
-    TcpListener::bind(&address).expect("the port is free");
+    // Other slots are still being filled: a worker may be born behind the look at `/proc`, and ends as well.
+    within(Duration::from_secs(2), "all processes are gone and the port is free", || {
+        server.processes().is_empty() && TcpListener::bind(&address).is_ok()
+    });
+    assert!(server.processes().is_empty());
 }
 
 fn invariant_9_kill_9_of_the_master_in_the_middle_of_a_preload_frees_the_port() {
