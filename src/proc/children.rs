@@ -28,13 +28,20 @@ struct Watch {
 }
 
 impl Children {
-    /// Gets everything ready for one more child; its end for last words comes back.
-    pub(crate) fn prepare(&mut self) -> io::Result<OwnedFd> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(Watch::new()?),
-        };
-        watch.obituaries.for_child()
+    /// Gets everything ready for one more child.
+    pub(crate) fn prepare(&mut self) -> io::Result<()> {
+        if self.watch.is_none() {
+            self.watch = Some(Watch::new()?);
+        }
+        Ok(())
+    }
+
+    /// In a new child: closes what is the parent's; the child's end for last words comes back.
+    pub(crate) fn leave_to_parent(&mut self) -> Option<OwnedFd> {
+        // Freeing the tables would copy the pages in which they lie, for nothing.
+        std::mem::forget(std::mem::take(&mut self.tickets));
+        std::mem::forget(std::mem::take(&mut self.words));
+        self.watch.take().map(|watch| watch.obituaries.into_childs_end())
     }
 
     pub(crate) fn add(&mut self, pid: Pid, ticket: Ticket) {

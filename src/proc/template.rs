@@ -128,6 +128,9 @@ impl Template {
         early.retain(|node| node.strong_count() > 0);
         let operation = "fork an early template";
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
+        // What is in the buffer would be written by the new process once more. Nothing can be done about a
+        // standard output that cannot be written, and it is no reason not to fork.
+        let _ = std::io::Write::flush(&mut std::io::stdout());
         match fork::fork(theirs) {
             Ok(Fork::Parent { pid, pidfd }) => {
                 let node = Node::started(pid.as_raw(), pidfd, ours);

@@ -36,6 +36,7 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
     let mut process = Waiting {
         entries: EntryPoints::new(registry),
         control,
+        buffer: Vec::new(),
         args: Vec::new(),
         fds: Vec::new(),
         failed: None,
@@ -44,6 +45,8 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         limited: false,
         obituaries: None,
     };
+    // The program may have printed before it became a template.
+    flush_output();
     match process.serve().and_then(|end| process.take_over(end)) {
         Ok(never) => match never {},
         // The conversation itself is lost, so there is nobody to tell but the log that standard error is.
@@ -56,14 +59,22 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
 
 /// Ends this process without the exit handlers and buffers that a fork has copied from its template.
 fn leave(code: i32) -> ! {
-    // What this process itself has printed is still wanted; there is nobody left to tell of an error.
-    let _ = io::Write::flush(&mut io::stdout());
+    // What this process itself has printed is still wanted.
+    flush_output();
     exec::leave(code)
+}
+
+/// Writes what was printed so far; what stays in the buffer would be written by each child once more.
+fn flush_output() {
+    // There is nobody to tell that the standard output cannot be written.
+    let _ = io::Write::flush(&mut io::stdout());
 }
 
 struct Waiting<'r> {
     entries: EntryPoints<'r>,
     control: OwnedFd,
+    /// Where messages are received; never freed, because that would copy pages in each child.
+    buffer: Vec<u8>,
     args: Vec<Vec<u8>>,
     fds: Vec<OwnedFd>,
     /// The first failure since the last sync; until then nothing more is carried out.
@@ -95,7 +106,6 @@ struct Ready {
 
 impl Waiting<'_> {
     fn serve(&mut self) -> io::Result<End> {
-        let mut buffer = Vec::new();
         loop {
             let ready = self.wait()?;
             if ready.exits {
@@ -107,7 +117,7 @@ impl Waiting<'_> {
                 continue;
             }
             self.flush()?;
-            match channel::receive::<Frame>(self.control.as_fd(), &mut buffer) {
+            match channel::receive::<Frame>(self.control.as_fd(), &mut self.buffer) {
                 Ok(Received::Message { message, fds, lost_descriptors }) => {
                     if lost_descriptors {
                         self.fail(Failure::DescriptorsLost);
@@ -134,12 +144,19 @@ impl Waiting<'_> {
             events |= PollFlags::POLLOUT;
         }
         let conversation = PollFd::new(self.control.as_fd(), events);
-        let mut fds = match self.children.signal_fd() {
-            Some(exits) => vec![conversation, PollFd::new(exits, PollFlags::POLLIN)],
-            None => vec![conversation],
+        let (mut alone, mut both);
+        let fds: &mut [PollFd<'_>] = match self.children.signal_fd() {
+            Some(exits) => {
+                both = [conversation, PollFd::new(exits, PollFlags::POLLIN)];
+                &mut both
+            }
+            None => {
+                alone = [conversation];
+                &mut alone
+            }
         };
         let patience = if self.limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
-        match poll(&mut fds, patience) {
+        match poll(fds, patience) {
             Ok(_) => {}
             Err(nix::Error::EINTR) => return Ok(Ready { conversation: false, exits: false }),
             Err(errno) => return Err(errno.into()),
@@ -190,14 +207,18 @@ impl Waiting<'_> {
     fn call(&mut self, name: &str, args: Vec<Blob>) {
         let args: Vec<Vec<u8>> = args.into_iter().map(|blob| blob.0).collect();
         let mut cx = CallCx { args: &args, held_args: &mut self.args, held_fds: &mut self.fds };
-        if let Err(failure) = self.entries.call(name, &mut cx) {
+        let called = self.entries.call(name, &mut cx);
+        flush_output();
+        if let Err(failure) = called {
             self.fail(failure);
         }
     }
 
     fn load(&mut self, path: Blob) {
         let path = path.into_os_string();
-        match plugin::load(&path) {
+        let loaded = plugin::load(&path);
+        flush_output();
+        match loaded {
             Ok(entries) => self.entries.add(entries),
             Err(error) => {
                 let path = path.to_string_lossy().into_owned();
@@ -216,18 +237,20 @@ impl Waiting<'_> {
     }
 
     fn try_fork(&mut self, ticket: Ticket, conversation: OwnedFd) -> Result<Side, Failure> {
-        let obituaries = self.children.prepare().map_err(|error| refused(&error))?;
+        self.children.prepare().map_err(|error| refused(&error))?;
         match fork::fork(conversation) {
             Ok(Fork::Parent { pid, pidfd }) => {
                 self.children.add(pid, ticket);
                 Ok(Side::Parent(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd)))
             }
             Ok(Fork::Child(conversation)) => {
-                // What belongs to the parent's conversations is closed here, each by its owner's drop.
+                // What belongs to the parent's conversations is closed here, each by its owner's drop. Otherwise
+                // as little as possible is touched: each page that is written to is copied.
                 self.control = conversation;
-                self.children = Children::default();
-                self.unsent.clear();
-                self.obituaries = Some(obituaries);
+                self.obituaries = self.children.leave_to_parent();
+                if !self.unsent.is_empty() {
+                    self.unsent.clear();
+                }
                 if signals::unblock_all().is_err() {
                     leave(EXIT_FAILED);
                 }

@@ -1,6 +1,6 @@
 //! `fork(2)`, only for a process with exactly one thread, with all signals blocked across it.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
@@ -37,13 +37,12 @@ impl From<io::Error> for Refused {
 }
 
 /// Forks this process if it has exactly one thread. The conversation is the child's.
+///
+/// The caller has flushed what the program keeps in buffers: the child would write it once more.
 pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
     if threads::count()? != 1 {
         return Err(Refused::Threads(threads::names_of_others()));
     }
-    // What the parent has buffered would be written by the child once more. Nothing can be done about a
-    // standard output that cannot be written, and it is no reason not to fork.
-    let _ = io::stdout().flush();
     let mask = signals::block_all()?;
     // SAFETY: this process has one thread (counted above; nobody but it could start another), so every
     // lock of the child is in a defined state and the child may run any code.

@@ -2,13 +2,11 @@
 
 use std::io;
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 
 /// Blocks all signals of the calling thread; the mask that held before comes back.
 pub(crate) fn block_all() -> io::Result<SigSet> {
-    let before = SigSet::thread_get_mask()?;
-    SigSet::all().thread_block()?;
-    Ok(before)
+    Ok(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?)
 }
 
 /// Sets the calling thread's mask, as [`block_all`] gave it.
