@@ -31,6 +31,9 @@ const EXIT_NOT_EXECUTED: i32 = 127;
 /// How long after the kernel has refused descriptors on their way it is asked again, in milliseconds.
 const ASK_AGAIN_MS: u8 = 5;
 
+/// Reports that make one letter: however long the words in them are, it needs no memory file.
+const REPORTS_TOGETHER: usize = 7;
+
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
     let mut process = Waiting {
@@ -41,6 +44,8 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         fds: Vec::new(),
         failed: None,
         children: Children::default(),
+        reports: Frame::new(),
+        reports_fds: Vec::new(),
         unsent: VecDeque::new(),
         limited: false,
         obituaries: None,
@@ -80,7 +85,10 @@ struct Waiting<'r> {
     /// The first failure since the last sync; until then nothing more is carried out.
     failed: Option<Failure>,
     children: Children,
-    unsent: VecDeque<(Packet, Option<OwnedFd>)>,
+    /// What is to be reported with the next letter, and its descriptors.
+    reports: Frame<Report>,
+    reports_fds: Vec<OwnedFd>,
+    unsent: VecDeque<(Packet, Vec<OwnedFd>)>,
     /// Too many descriptors of this user are on their way (unix(7), ETOOMANYREFS); no readiness tells when that ends.
     limited: bool,
     /// Where this process leaves its last words for the process that forked it.
@@ -107,22 +115,24 @@ struct Ready {
 impl Waiting<'_> {
     fn serve(&mut self) -> io::Result<End> {
         loop {
+            // Once a turn, so that a birth and a death, or several deaths, make one letter.
+            self.send_reports()?;
             let ready = self.wait()?;
             if ready.exits {
                 for (ticket, exit) in self.children.reap() {
-                    self.report(&Report::Exited { ticket, exit }, None)?;
+                    self.report(Report::Exited { ticket, exit }, None)?;
                 }
             }
             if !ready.conversation {
                 continue;
             }
-            self.flush()?;
-            match channel::receive::<Frame>(self.control.as_fd(), &mut self.buffer) {
+            match channel::receive::<Frame<Command>>(self.control.as_fd(), &mut self.buffer) {
                 Ok(Received::Message { message, fds, lost_descriptors }) => {
                     if lost_descriptors {
                         self.fail(Failure::DescriptorsLost);
                     }
                     if let Some(end) = self.carry_out(message, fds)? {
+                        self.send_reports()?;
                         return Ok(end);
                     }
                 }
@@ -165,23 +175,25 @@ impl Waiting<'_> {
         Ok(Ready { conversation: ready(0) || self.limited, exits: ready(1) })
     }
 
-    fn carry_out(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
+    fn carry_out(&mut self, frame: Frame<Command>, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
         let mut fds = fds.into_iter();
         for command in frame {
             match command {
                 Command::Sync { ticket } => {
                     let outcome = self.failed.take().map_or(Ok(()), Err);
-                    self.report(&Report::Synced { ticket, outcome }, None)?;
+                    self.report(Report::Synced { ticket, outcome }, None)?;
                 }
                 Command::Identify => {
                     self.children.forget_tickets();
                     let pid = nix::unistd::getpid();
                     // Without room for a pidfd the answer comes without it, which the master understands.
                     let pidfd = crate::sys::pidfd::open(pid).ok();
-                    self.report(&Report::Identity { pid: pid.as_raw() }, pidfd)?;
+                    self.report(Report::Identity { pid: pid.as_raw() }, pidfd)?;
+                    // In a letter of its own, where no other's descriptor can be taken for the missing one.
+                    self.close_letter()?;
                 }
                 Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
-                    Side::Parent(report, pidfd) => self.report(&report, pidfd)?,
+                    Side::Parent(report, pidfd) => self.report(report, pidfd)?,
                     // What else is in the frame is for the parent.
                     Side::Child => return Ok(None),
                 },
@@ -193,8 +205,15 @@ impl Waiting<'_> {
                     self.args.extend(args.into_iter().map(|blob| blob.0));
                     self.fds.extend(fds.by_ref().take(count as usize));
                 }
-                Command::Call { name, args } => self.call(&name, args),
-                Command::Load { path } => self.load(path),
+                // These may take long, and nobody is to wait for a report meanwhile.
+                Command::Call { name, args } => {
+                    self.send_reports()?;
+                    self.call(&name, args);
+                }
+                Command::Load { path } => {
+                    self.send_reports()?;
+                    self.load(path);
+                }
             }
         }
         Ok(None)
@@ -248,7 +267,9 @@ impl Waiting<'_> {
                 // as little as possible is touched: each page that is written to is copied.
                 self.control = conversation;
                 self.obituaries = self.children.leave_to_parent();
-                if !self.unsent.is_empty() {
+                if !(self.reports.is_empty() && self.unsent.is_empty()) {
+                    self.reports.clear();
+                    self.reports_fds.clear();
                     self.unsent.clear();
                 }
                 if signals::unblock_all().is_err() {
@@ -282,7 +303,8 @@ impl Waiting<'_> {
             self.die(failure, EXIT_FAILED);
         }
         if announce {
-            self.report(&Report::TakenOver, None)?;
+            self.report(Report::TakenOver, None)?;
+            self.send_reports()?;
             while !self.unsent.is_empty() {
                 self.wait()?;
                 self.flush()?;
@@ -304,17 +326,33 @@ impl Waiting<'_> {
         die(self.obituaries.as_ref(), failure, code)
     }
 
-    fn report(&mut self, report: &Report, fd: Option<OwnedFd>) -> io::Result<()> {
-        self.unsent.push_back((Packet::encode(report)?, fd));
+    fn report(&mut self, report: Report, fd: Option<OwnedFd>) -> io::Result<()> {
+        self.reports.push(report);
+        self.reports_fds.extend(fd);
+        if self.reports.len() == REPORTS_TOGETHER { self.close_letter() } else { Ok(()) }
+    }
+
+    fn close_letter(&mut self) -> io::Result<()> {
+        if !self.reports.is_empty() {
+            let packet = Packet::encode(&self.reports)?;
+            self.reports.clear();
+            self.unsent.push_back((packet, std::mem::take(&mut self.reports_fds)));
+        }
+        Ok(())
+    }
+
+    /// Sends what is to be reported, or what the socket takes of it.
+    fn send_reports(&mut self) -> io::Result<()> {
+        self.close_letter()?;
         self.flush()
     }
 
     /// Sends what the socket takes.
     fn flush(&mut self) -> io::Result<()> {
         self.limited = false;
-        while let Some((packet, fd)) = self.unsent.front() {
-            let raw: Option<RawFd> = fd.as_ref().map(AsRawFd::as_raw_fd);
-            match packet.send(self.control.as_fd(), raw.as_slice()) {
+        while let Some((packet, fds)) = self.unsent.front() {
+            let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+            match packet.send(self.control.as_fd(), &raw) {
                 Ok(true) => drop(self.unsent.pop_front()),
                 Ok(false) => break,
                 // The master is gone: what it has queued for us is still carried out, and then comes the end.

@@ -13,7 +13,7 @@ use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
 use crate::proc::hub::{Hub, Source, Token};
-use crate::proc::message::{Command, Report};
+use crate::proc::message::{Command, Frame, Report};
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
 
@@ -178,8 +178,13 @@ impl Node {
             let Link::Open(socket) = &state.link else {
                 return;
             };
-            match channel::receive::<Report>(socket.as_fd(), &mut buffer) {
-                Ok(Received::Message { message, fds, .. }) => self.handle(state, message, fds, after),
+            match channel::receive::<Frame<Report>>(socket.as_fd(), &mut buffer) {
+                Ok(Received::Message { message, fds, .. }) => {
+                    let mut fds = fds.into_iter();
+                    for report in message {
+                        self.handle(state, report, &mut fds, after);
+                    }
+                }
                 Ok(Received::Empty) => return,
                 Ok(Received::Eof) => {
                     let gone = Error::Gone { operation: "fork", exit: None };
@@ -193,8 +198,13 @@ impl Node {
         }
     }
 
-    fn handle(self: &Arc<Self>, state: &mut State, report: Report, fds: Vec<OwnedFd>, after: &mut Afterwards) {
-        let pidfd = fds.into_iter().next().map(Arc::new);
+    fn handle(
+        self: &Arc<Self>,
+        state: &mut State,
+        report: Report,
+        fds: &mut impl Iterator<Item = OwnedFd>,
+        after: &mut Afterwards,
+    ) {
         let lost_pidfd = || {
             let full = io::Error::from_raw_os_error(nix::libc::EMFILE);
             Error::system("receive the process's pidfd", full)
@@ -202,6 +212,7 @@ impl Node {
         match report {
             Report::Forked { ticket, pid } => {
                 state.outbox.answered();
+                let pidfd = fds.next().map(Arc::new);
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
                     (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd)), after),
                     // Nobody could supervise it.
@@ -230,8 +241,8 @@ impl Node {
                 None => drop(state.syncs.insert(ticket, outcome)),
             },
             Report::Identity { pid } => {
-                state.birth = match pidfd {
-                    Some(pidfd) => Birth::Born((pid, Some(pidfd))),
+                state.birth = match fds.next() {
+                    Some(pidfd) => Birth::Born((pid, Some(Arc::new(pidfd)))),
                     None => Birth::Failed(lost_pidfd()),
                 };
             }
