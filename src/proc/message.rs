@@ -61,6 +61,8 @@ pub(crate) struct ExecMessage {
 pub(crate) enum Report {
     /// The child of that ticket exists; a pidfd comes along.
     Forked { ticket: Ticket, pid: i32 },
+    /// The child of that ticket has existed, has ended and is reaped.
+    Lived { ticket: Ticket, pid: i32, exit: Exit },
     /// There is no child for that ticket.
     ForkFailed { ticket: Ticket, failure: Failure },
     /// The child of that ticket has ended and is reaped.

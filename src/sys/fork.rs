@@ -10,13 +10,8 @@ use super::{pidfd, signals, threads, wait};
 
 /// Which side of the fork returned.
 pub(crate) enum Fork {
-    /// The process that forked.
-    Parent {
-        /// The child's process id.
-        pid: Pid,
-        /// A descriptor of the child itself, immune to the pid's reuse.
-        pidfd: OwnedFd,
-    },
+    /// The process that forked, with the child's process id.
+    Parent(Pid),
     /// The new process, with the conversation. **All signals are blocked**: the caller unblocks them when it is in order.
     Child(OwnedFd),
 }
@@ -26,7 +21,7 @@ pub(crate) enum Fork {
 pub(crate) enum Refused {
     /// This process has more than one thread; their names.
     Threads(Vec<String>),
-    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM, ENFILE (no descriptor for the pidfd).
+    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM.
     Os(io::Error),
 }
 
@@ -50,23 +45,21 @@ pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
     match forked {
         Ok(ForkResult::Child) => Ok(Fork::Child(conversation)),
         Ok(ForkResult::Parent { child }) => {
-            // Closed first, so that there is room for the pidfd even in a full descriptor table.
+            // Closed before a pidfd is opened, so that there is room for it even in a full descriptor table.
             drop(conversation);
-            let opened = pidfd::open(child);
             signals::restore(&mask)?;
-            match opened {
-                Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
-                Err(error) => {
-                    undo(child);
-                    Err(Refused::Os(error))
-                }
-            }
+            Ok(Fork::Parent(child))
         }
         Err(errno) => {
             signals::restore(&mask)?;
             Err(Refused::Os(errno.into()))
         }
     }
+}
+
+/// A descriptor of a child, immune to the pid's reuse. Without one the child is ended.
+pub(crate) fn supervise(child: Pid) -> io::Result<OwnedFd> {
+    pidfd::open(child).inspect_err(|_| undo(child))
 }
 
 /// Ends a child for which no pidfd could be had: nobody could supervise it.
