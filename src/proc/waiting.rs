@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::caught;
 use super::channel::{self, Received};
 use super::children::{Children, Ended};
 use super::exec_command;
@@ -48,6 +49,7 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         reports: Reports::default(),
         obituaries: None,
     };
+    caught::prepare();
     // The program may have printed before it became a template.
     flush_output();
     match process.serve().and_then(|end| process.take_over(end)) {
