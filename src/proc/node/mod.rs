@@ -331,8 +331,10 @@ impl Node {
             Link::Taken => Some(Err(Error::SocketTaken { operation })),
             other => {
                 state.link = other;
-                match &state.birth {
-                    Birth::Failed(error) => Some(Err(error.clone())),
+                match (&state.birth, &state.link) {
+                    (Birth::Failed(error), _) => Some(Err(error.clone())),
+                    // Its end may be told before what it has said itself: that it was taken over, or nothing more.
+                    (_, Link::Open(_)) => None,
                     _ => state.gone(operation).map(Err),
                 }
             }
