@@ -24,14 +24,19 @@ thread_local! {
     static LOCATION: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs `f`; a panic inside is an error. Nothing is printed: the caller logs it.
-pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+/// Makes ready for [`catch`], which does it by itself; in a template it is done once for all that are forked from it.
+pub(crate) fn prepare() {
     // Only the hook is told where a panic happened. It passes on what happens outside of `catch`.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let outer = panic::take_hook();
         panic::set_hook(Box::new(move |info| note_location(info, &*outer)));
     });
+}
+
+/// Runs `f`; a panic inside is an error. Nothing is printed: the caller logs it.
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+    prepare();
     let outer = CATCHING.replace(true);
     // What `f` leaves half done is either dropped by its owner or belongs to a process that is about to end.
     let result = panic::catch_unwind(AssertUnwindSafe(f));

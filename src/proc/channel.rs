@@ -194,7 +194,10 @@ pub(crate) struct Packet {
 
 impl Packet {
     pub(crate) fn encode<T: Serialize>(message: &T) -> io::Result<Packet> {
-        let mut datagram = postcard::to_extend(message, vec![INLINE])
+        // Most messages are short: one allocation does.
+        let mut datagram = Vec::with_capacity(64);
+        datagram.push(INLINE);
+        let mut datagram = postcard::to_extend(message, datagram)
             .map_err(|error| invalid(&format!("a message could not be written: {error}")))?;
         let mut file = None;
         if datagram.len() > seqpacket::MAX_BYTES {

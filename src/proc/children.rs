@@ -12,14 +12,25 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::message::Ticket;
 use super::obituary::Obituaries;
-use crate::sys::wait;
+use crate::sys::{fork, wait};
 
 /// What a process needs once it has children; nothing before that.
 #[derive(Default)]
 pub(crate) struct Children {
     watch: Option<Watch>,
     tickets: BTreeMap<Pid, Option<Ticket>>,
+    /// Those whose birth was not told yet.
+    newborn: Vec<(Pid, Ticket)>,
     words: BTreeMap<i32, Failure>,
+}
+
+/// A child that was reaped.
+pub(crate) struct Ended {
+    pub(crate) pid: Pid,
+    pub(crate) ticket: Ticket,
+    /// Its birth was not told yet.
+    pub(crate) newborn: bool,
+    pub(crate) exit: Exit,
 }
 
 struct Watch {
@@ -28,17 +39,42 @@ struct Watch {
 }
 
 impl Children {
-    /// Gets everything ready for one more child; its end for last words comes back.
-    pub(crate) fn prepare(&mut self) -> io::Result<OwnedFd> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(Watch::new()?),
-        };
-        watch.obituaries.for_child()
+    /// Gets everything ready for one more child.
+    pub(crate) fn prepare(&mut self) -> io::Result<()> {
+        if self.watch.is_none() {
+            self.watch = Some(Watch::new()?);
+        }
+        Ok(())
+    }
+
+    /// In a new child: closes what is the parent's; the child's end for last words comes back.
+    pub(crate) fn leave_to_parent(&mut self) -> Option<OwnedFd> {
+        // Freeing the tables would copy the pages in which they lie, for nothing.
+        std::mem::forget(std::mem::take(&mut self.tickets));
+        std::mem::forget(std::mem::take(&mut self.words));
+        std::mem::forget(std::mem::take(&mut self.newborn));
+        self.watch.take().map(|watch| watch.obituaries.into_childs_end())
     }
 
     pub(crate) fn add(&mut self, pid: Pid, ticket: Ticket) {
         self.tickets.insert(pid, Some(ticket));
+        self.newborn.push((pid, ticket));
+    }
+
+    /// How many were born and not yet told.
+    pub(crate) fn newborn(&self) -> usize {
+        self.newborn.len()
+    }
+
+    /// Those whose birth is to be told now, in their order; they live or were not reaped yet.
+    pub(crate) fn take_newborn(&mut self) -> Vec<(Pid, Ticket)> {
+        std::mem::take(&mut self.newborn)
+    }
+
+    /// Ends a child that nobody could supervise.
+    pub(crate) fn undo(&mut self, pid: Pid) {
+        self.tickets.remove(&pid);
+        fork::undo(pid);
     }
 
     /// Ends a child. Its pid is still its own: whoever was reaped is not in the table.
@@ -60,7 +96,7 @@ impl Children {
     }
 
     /// Reaps all that have ended.
-    pub(crate) fn reap(&mut self) -> Vec<(Ticket, Exit)> {
+    pub(crate) fn reap(&mut self) -> Vec<Ended> {
         let Some(watch) = &self.watch else {
             return Vec::new();
         };
@@ -78,7 +114,9 @@ impl Children {
             exit.failure = self.words.remove(&reaped.pid.as_raw());
             // What is not in the table is a subprocess that a called entry point has left behind.
             if let Some(Some(ticket)) = self.tickets.remove(&reaped.pid) {
-                ended.push((ticket, exit));
+                let place = self.newborn.iter().position(|(pid, _)| *pid == reaped.pid);
+                let newborn = place.map(|place| self.newborn.remove(place)).is_some();
+                ended.push(Ended { pid: reaped.pid, ticket, newborn, exit });
             }
         }
         ended

@@ -1,6 +1,6 @@
 //! What a master and its waiting processes say to each other.
 //!
-//! A datagram holds one [`Frame`]: several commands in their order. A process answers only what asks for
+//! A datagram holds one [`Frame`]: several commands in their order, or several reports. A process answers only what asks for
 //! an answer (`Fork`, `Sync`, `Identify`, `Run` with `announce`); it reports by itself only the ends of its
 //! children. A command that fails makes the process skip what follows until the next `Sync`, which tells
 //! the failure and clears it: so instructions can be sent without waiting, and none is carried out on top of
@@ -17,8 +17,8 @@ use super::failure::Failure;
 /// Numbers a master gives to its forks and syncs, each within one process's conversation.
 pub(crate) type Ticket = u32;
 
-/// Commands that travel together, with their descriptors in order.
-pub(crate) type Frame = Vec<Command>;
+/// Commands, or reports, that travel together, with their descriptors in order.
+pub(crate) type Frame<T> = Vec<T>;
 
 /// From the master to a waiting process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub(crate) struct ExecMessage {
 pub(crate) enum Report {
     /// The child of that ticket exists; a pidfd comes along.
     Forked { ticket: Ticket, pid: i32 },
+    /// The child of that ticket has existed, has ended and is reaped.
+    Lived { ticket: Ticket, pid: i32, exit: Exit },
     /// There is no child for that ticket.
     ForkFailed { ticket: Ticket, failure: Failure },
     /// The child of that ticket has ended and is reaped.

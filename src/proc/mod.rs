@@ -35,6 +35,7 @@ mod obituary;
 mod outbox;
 mod process;
 mod registry;
+mod reports;
 mod running;
 mod template;
 mod waiting;

@@ -31,9 +31,9 @@ impl Obituaries {
         Ok(Obituaries { read, write })
     }
 
-    /// The end for one more child.
-    pub(crate) fn for_child(&self) -> io::Result<OwnedFd> {
-        self.write.try_clone()
+    /// In a new child, which has inherited both ends: closes the parent's.
+    pub(crate) fn into_childs_end(self) -> OwnedFd {
+        self.write
     }
 
     /// All that was left so far.

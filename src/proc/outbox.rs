@@ -111,7 +111,7 @@ impl Outbox {
         Ok(())
     }
 
-    fn close_letter(&mut self, commands: Frame, fork: Option<Fork>) -> io::Result<()> {
+    fn close_letter(&mut self, commands: Frame<Command>, fork: Option<Fork>) -> io::Result<()> {
         let Gathered { args, fds, bytes } = std::mem::take(&mut self.gathered);
         let mut frame = Frame::with_capacity(commands.len() + 1);
         if !args.is_empty() || !fds.is_empty() {

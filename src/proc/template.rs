@@ -16,7 +16,7 @@ use super::registry::Registry;
 use super::waiting;
 use crate::sys::fork::{self, Fork, Refused};
 use crate::sys::spawn::{self, Image};
-use crate::sys::{kernel, pidfd, seqpacket, signals};
+use crate::sys::{kernel, seqpacket, signals};
 
 /// Set by [`initialise`]: a program that would start as a second master must not be spawned.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -107,10 +107,7 @@ impl Template {
         title.push(": template");
         Hub::get().map_err(|error| Error::system("watch the template", error))?;
         let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
-        let pidfd = pidfd::open(pid).map_err(|error| {
-            fork::undo(pid);
-            Error::system("open the template's pidfd", error)
-        })?;
+        let pidfd = fork::supervise(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
         let node = Node::started(pid.as_raw(), pidfd, ours);
         node.watch_own_exit()?;
         Ok(Template { node })
@@ -130,8 +127,12 @@ impl Template {
         early.retain(|node| node.strong_count() > 0);
         let operation = "fork an early template";
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
+        // What is in the buffer would be written by the new process once more. Nothing can be done about a
+        // standard output that cannot be written, and it is no reason not to fork.
+        let _ = std::io::Write::flush(&mut std::io::stdout());
         match fork::fork(theirs) {
-            Ok(Fork::Parent { pid, pidfd }) => {
+            Ok(Fork::Parent(pid)) => {
+                let pidfd = fork::supervise(pid).map_err(|error| Error::system(operation, error))?;
                 let node = Node::started(pid.as_raw(), pidfd, ours);
                 early.push(Arc::downgrade(&node));
                 Ok(Template { node })

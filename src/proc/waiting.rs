@@ -4,24 +4,25 @@
 //! socket wait in a queue, so that master and process cannot wait for each other. When it forks, the child
 //! goes on in the same loop with a conversation of its own.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::channel::{self, Packet, Received};
-use super::children::Children;
+use super::caught;
+use super::channel::{self, Received};
+use super::children::{Children, Ended};
 use super::exec_command;
 use super::failure::Failure;
 use super::message::{Blob, Command, Frame, Report, Ticket};
 use super::obituary;
 use super::registry::{CallCx, EntryPoints, Registry, RunCx, RunEnd};
+use super::reports::Reports;
 use crate::sys::exec::{self, Plan};
 use crate::sys::fork::{self, Fork, Refused};
-use crate::sys::{plugin, seqpacket, signals};
+use crate::sys::{pidfd, plugin, seqpacket, signals};
 
 /// Exit codes of a process that never came to its own code.
 const EXIT_FAILED: i32 = 1;
@@ -36,19 +37,26 @@ const ASK_AGAIN_MS: u8 = 5;
 /// the template page by page, and it is gone from a worker without a trace when the waiting ends.
 const ROOM: usize = 2 * seqpacket::MAX_BYTES;
 
+/// Letters of the master that are carried out before the births and deaths among them are reported: the more, the
+/// fewer letters go back, but nobody is to wait long for the first of these births.
+const LETTERS_A_TURN: usize = 16;
+
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
     let mut process = Waiting {
         entries: EntryPoints::new(registry),
         control,
+        buffer: Vec::with_capacity(ROOM),
         args: Vec::new(),
         fds: Vec::new(),
         failed: None,
         children: Children::default(),
-        unsent: VecDeque::new(),
-        limited: false,
+        reports: Reports::default(),
         obituaries: None,
     };
+    caught::prepare();
+    // The program may have printed before it became a template.
+    flush_output();
     match process.serve().and_then(|end| process.take_over(end)) {
         Ok(never) => match never {},
         // The conversation itself is lost, so there is nobody to tell but the log that standard error is.
@@ -61,22 +69,28 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
 
 /// Ends this process without the exit handlers and buffers that a fork has copied from its template.
 fn leave(code: i32) -> ! {
-    // What this process itself has printed is still wanted; there is nobody left to tell of an error.
-    let _ = io::Write::flush(&mut io::stdout());
+    // What this process itself has printed is still wanted.
+    flush_output();
     exec::leave(code)
+}
+
+/// Writes what was printed so far; what stays in the buffer would be written by each child once more.
+fn flush_output() {
+    // There is nobody to tell that the standard output cannot be written.
+    let _ = io::Write::flush(&mut io::stdout());
 }
 
 struct Waiting<'r> {
     entries: EntryPoints<'r>,
     control: OwnedFd,
+    /// Where messages are received; never freed, because that would copy pages in each child.
+    buffer: Vec<u8>,
     args: Vec<Vec<u8>>,
     fds: Vec<OwnedFd>,
     /// The first failure since the last sync; until then nothing more is carried out.
     failed: Option<Failure>,
     children: Children,
-    unsent: VecDeque<(Packet, Option<OwnedFd>)>,
-    /// Too many descriptors of this user are on their way (unix(7), ETOOMANYREFS); no readiness tells when that ends.
-    limited: bool,
+    reports: Reports,
     /// Where this process leaves its last words for the process that forked it.
     obituaries: Option<OwnedFd>,
 }
@@ -92,37 +106,35 @@ enum End {
     Exec(Plan),
 }
 
-/// What the wait has found.
-struct Ready {
-    conversation: bool,
-    exits: bool,
-}
-
 impl Waiting<'_> {
     fn serve(&mut self) -> io::Result<End> {
-        let mut buffer = Vec::with_capacity(ROOM);
         loop {
-            let ready = self.wait()?;
-            if ready.exits {
-                for (ticket, exit) in self.children.reap() {
-                    self.report(&Report::Exited { ticket, exit }, None)?;
-                }
+            // Before the first wait too: a new process's instructions are mostly there before it is.
+            let end = self.take_letters()?;
+            self.send_reports()?;
+            if let Some(end) = end {
+                return Ok(end);
             }
-            if !ready.conversation {
-                continue;
+            while !self.wait()? {
+                self.send_reports()?;
             }
-            self.flush()?;
-            match channel::receive::<Frame>(self.control.as_fd(), &mut buffer) {
+        }
+    }
+
+    /// Carries out what the master has sent so far.
+    fn take_letters(&mut self) -> io::Result<Option<End>> {
+        for _ in 0..LETTERS_A_TURN {
+            match channel::receive::<Frame<Command>>(self.control.as_fd(), &mut self.buffer) {
                 Ok(Received::Message { message, fds, lost_descriptors }) => {
                     if lost_descriptors {
                         self.fail(Failure::DescriptorsLost);
                     }
                     if let Some(end) = self.carry_out(message, fds)? {
-                        return Ok(end);
+                        return Ok(Some(end));
                     }
                 }
-                Ok(Received::Empty) => {}
-                Ok(Received::Eof) => return Ok(End::Closed),
+                Ok(Received::Empty) => return Ok(None),
+                Ok(Received::Eof) => return Ok(Some(End::Closed)),
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => self.fail(Failure::DescriptorsLost),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.fail(Failure::Protocol { words: error.to_string() });
@@ -130,48 +142,66 @@ impl Waiting<'_> {
                 Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
 
-    /// Waits for the master, for room to report to it, or for the end of a child.
-    fn wait(&self) -> io::Result<Ready> {
+    /// Waits for the master, for room to report to it, or for the end of a child; says whether the master is ready.
+    fn wait(&mut self) -> io::Result<bool> {
+        let limited = self.reports.is_limited();
         let mut events = PollFlags::POLLIN;
-        if !self.unsent.is_empty() && !self.limited {
+        if !self.reports.is_empty() && !limited {
             events |= PollFlags::POLLOUT;
         }
         let conversation = PollFd::new(self.control.as_fd(), events);
-        let mut fds = match self.children.signal_fd() {
-            Some(exits) => vec![conversation, PollFd::new(exits, PollFlags::POLLIN)],
-            None => vec![conversation],
+        let (mut alone, mut both);
+        let fds: &mut [PollFd<'_>] = match self.children.signal_fd() {
+            Some(exits) => {
+                both = [conversation, PollFd::new(exits, PollFlags::POLLIN)];
+                &mut both
+            }
+            None => {
+                alone = [conversation];
+                &mut alone
+            }
         };
-        let patience = if self.limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
-        match poll(&mut fds, patience) {
+        let patience = if limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
+        match poll(fds, patience) {
             Ok(_) => {}
-            Err(nix::Error::EINTR) => return Ok(Ready { conversation: false, exits: false }),
+            Err(nix::Error::EINTR) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
         let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { conversation: ready(0) || self.limited, exits: ready(1) })
+        let (conversation, exits) = (ready(0), ready(1));
+        if exits {
+            self.tell_ends()?;
+        }
+        Ok(conversation)
     }
 
-    fn carry_out(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
+    fn carry_out(&mut self, frame: Frame<Command>, fds: Vec<OwnedFd>) -> io::Result<Option<End>> {
         let mut fds = fds.into_iter();
         for command in frame {
             match command {
                 Command::Sync { ticket } => {
+                    self.tell_births()?;
                     let outcome = self.failed.take().map_or(Ok(()), Err);
-                    self.report(&Report::Synced { ticket, outcome }, None)?;
+                    self.reports.add(Report::Synced { ticket, outcome }, None)?;
                 }
                 Command::Identify => {
+                    self.tell_births()?;
                     self.children.forget_tickets();
                     let pid = nix::unistd::getpid();
                     // Without room for a pidfd the answer comes without it, which the master understands.
-                    let pidfd = crate::sys::pidfd::open(pid).ok();
-                    self.report(&Report::Identity { pid: pid.as_raw() }, pidfd)?;
+                    let pidfd = pidfd::open(pid).ok();
+                    self.reports.add(Report::Identity { pid: pid.as_raw() }, pidfd)?;
+                    // In a letter of its own, where no other's descriptor can be taken for the missing one.
+                    self.reports.close_letter()?;
                 }
                 Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
-                    Side::Parent(report, pidfd) => self.report(&report, pidfd)?,
+                    Ok(Side::Parent) => {}
                     // What else is in the frame is for the parent.
-                    Side::Child => return Ok(None),
+                    Ok(Side::Child) => return Ok(None),
+                    Err(failure) => self.reports.add(Report::ForkFailed { ticket, failure }, None)?,
                 },
                 Command::Kill { ticket } => self.children.kill(ticket),
                 Command::Run { name, announce } => return Ok(Some(End::Run { name, announce })),
@@ -181,8 +211,15 @@ impl Waiting<'_> {
                     self.args.extend(args.into_iter().map(|blob| blob.0));
                     self.fds.extend(fds.by_ref().take(count as usize));
                 }
-                Command::Call { name, args } => self.call(&name, args),
-                Command::Load { path } => self.load(path),
+                // These may take long, and nobody is to wait for a report meanwhile.
+                Command::Call { name, args } => {
+                    self.send_reports()?;
+                    self.call(&name, args);
+                }
+                Command::Load { path } => {
+                    self.send_reports()?;
+                    self.load(path);
+                }
             }
         }
         Ok(None)
@@ -195,14 +232,18 @@ impl Waiting<'_> {
     fn call(&mut self, name: &str, args: Vec<Blob>) {
         let args: Vec<Vec<u8>> = args.into_iter().map(|blob| blob.0).collect();
         let mut cx = CallCx { args: &args, held_args: &mut self.args, held_fds: &mut self.fds };
-        if let Err(failure) = self.entries.call(name, &mut cx) {
+        let called = self.entries.call(name, &mut cx);
+        flush_output();
+        if let Err(failure) = called {
             self.fail(failure);
         }
     }
 
     fn load(&mut self, path: Blob) {
         let path = path.into_os_string();
-        match plugin::load(&path) {
+        let loaded = plugin::load(&path);
+        flush_output();
+        match loaded {
             Ok(entries) => self.entries.add(entries),
             Err(error) => {
                 let path = path.to_string_lossy().into_owned();
@@ -211,28 +252,23 @@ impl Waiting<'_> {
         }
     }
 
-    fn fork(&mut self, ticket: Ticket, conversation: Option<OwnedFd>) -> Side {
-        let forked = match (self.failed.clone(), conversation) {
-            (Some(failure), _) => Err(failure),
-            (None, None) => Err(Failure::DescriptorsLost),
-            (None, Some(conversation)) => self.try_fork(ticket, conversation),
-        };
-        forked.unwrap_or_else(|failure| Side::Parent(Report::ForkFailed { ticket, failure }, None))
-    }
-
-    fn try_fork(&mut self, ticket: Ticket, conversation: OwnedFd) -> Result<Side, Failure> {
-        let obituaries = self.children.prepare().map_err(|error| refused(&error))?;
+    fn fork(&mut self, ticket: Ticket, conversation: Option<OwnedFd>) -> Result<Side, Failure> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
+        let conversation = conversation.ok_or(Failure::DescriptorsLost)?;
+        self.children.prepare().map_err(|error| refused(&error))?;
         match fork::fork(conversation) {
-            Ok(Fork::Parent { pid, pidfd }) => {
+            Ok(Fork::Parent(pid)) => {
                 self.children.add(pid, ticket);
-                Ok(Side::Parent(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd)))
+                Ok(Side::Parent)
             }
             Ok(Fork::Child(conversation)) => {
-                // What belongs to the parent's conversations is closed here, each by its owner's drop.
+                // What belongs to the parent's conversations is closed here, each by its owner's drop. Otherwise
+                // as little as possible is touched: each page that is written to is copied.
                 self.control = conversation;
-                self.children = Children::default();
-                self.unsent.clear();
-                self.obituaries = Some(obituaries);
+                self.obituaries = self.children.leave_to_parent();
+                self.reports.leave_to_parent();
                 if signals::unblock_all().is_err() {
                     leave(EXIT_FAILED);
                 }
@@ -264,14 +300,16 @@ impl Waiting<'_> {
             self.die(failure, EXIT_FAILED);
         }
         if announce {
-            self.report(&Report::TakenOver, None)?;
-            while !self.unsent.is_empty() {
+            self.reports.add(Report::TakenOver, None)?;
+            self.send_reports()?;
+            while !self.reports.is_empty() {
                 self.wait()?;
-                self.flush()?;
+                self.send_reports()?;
             }
         }
         self.children.leave_to_themselves()?;
         signals::unblock_all()?;
+        drop(self.buffer);
         let cx = RunCx { socket: self.control, args: self.args, fds: self.fds };
         match self.entries.run(name, cx) {
             RunEnd::Code(code) => leave(code),
@@ -286,35 +324,51 @@ impl Waiting<'_> {
         die(self.obituaries.as_ref(), failure, code)
     }
 
-    fn report(&mut self, report: &Report, fd: Option<OwnedFd>) -> io::Result<()> {
-        self.unsent.push_back((Packet::encode(report)?, fd));
-        self.flush()
+    /// Sends the reports of this turn, or what the socket takes of them: births first, and those that have ended
+    /// already at once with their end.
+    fn send_reports(&mut self) -> io::Result<()> {
+        // A single one has hardly had the time to end.
+        if self.children.newborn() > 1 {
+            self.tell_ends()?;
+        }
+        self.tell_births()?;
+        self.reports.send(self.control.as_fd())
     }
 
-    /// Sends what the socket takes.
-    fn flush(&mut self) -> io::Result<()> {
-        self.limited = false;
-        while let Some((packet, fd)) = self.unsent.front() {
-            let raw: Option<RawFd> = fd.as_ref().map(AsRawFd::as_raw_fd);
-            match packet.send(self.control.as_fd(), raw.as_slice()) {
-                Ok(true) => drop(self.unsent.pop_front()),
-                Ok(false) => break,
-                // The master is gone: what it has queued for us is still carried out, and then comes the end.
-                Err(error) if is_gone(&error) => self.unsent.clear(),
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
-                    self.limited = true;
-                    return Ok(());
+    fn tell_ends(&mut self) -> io::Result<()> {
+        for Ended { pid, ticket, newborn, exit } in self.children.reap() {
+            let report = if newborn {
+                Report::Lived { ticket, pid: pid.as_raw(), exit }
+            } else {
+                Report::Exited { ticket, exit }
+            };
+            self.reports.add(report, None)?;
+        }
+        Ok(())
+    }
+
+    fn tell_births(&mut self) -> io::Result<()> {
+        for (pid, ticket) in self.children.take_newborn() {
+            let pidfd = pidfd::open(pid).or_else(|_| {
+                // Those of the earlier births are closed once they are on their way.
+                self.reports.send(self.control.as_fd())?;
+                pidfd::open(pid)
+            });
+            match pidfd {
+                Ok(pidfd) => self.reports.add(Report::Forked { ticket, pid: pid.as_raw() }, Some(pidfd))?,
+                Err(error) => {
+                    self.children.undo(pid);
+                    self.reports.add(Report::ForkFailed { ticket, failure: refused(&error) }, None)?;
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 }
 
-/// Which side of a fork goes on, and what the parent's side reports.
+/// Which side of a fork goes on.
 enum Side {
-    Parent(Report, Option<OwnedFd>),
+    Parent,
     Child,
 }
 
@@ -326,10 +380,6 @@ fn die(obituaries: Option<&OwnedFd>, failure: Failure, code: i32) -> ! {
         None => eprintln!("hatchery: process {}: {failure}", std::process::id()),
     }
     leave(code)
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 fn refused(error: &io::Error) -> Failure {

@@ -1,6 +1,6 @@
 //! `fork(2)`, only for a process with exactly one thread, with all signals blocked across it.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
@@ -10,13 +10,8 @@ use super::{pidfd, signals, threads, wait};
 
 /// Which side of the fork returned.
 pub(crate) enum Fork {
-    /// The process that forked.
-    Parent {
-        /// The child's process id.
-        pid: Pid,
-        /// A descriptor of the child itself, immune to the pid's reuse.
-        pidfd: OwnedFd,
-    },
+    /// The process that forked, with the child's process id.
+    Parent(Pid),
     /// The new process, with the conversation. **All signals are blocked**: the caller unblocks them when it is in order.
     Child(OwnedFd),
 }
@@ -26,7 +21,7 @@ pub(crate) enum Fork {
 pub(crate) enum Refused {
     /// This process has more than one thread; their names.
     Threads(Vec<String>),
-    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM, ENFILE (no descriptor for the pidfd).
+    /// The kernel said no: EAGAIN (a limit on processes), ENOMEM.
     Os(io::Error),
 }
 
@@ -37,13 +32,12 @@ impl From<io::Error> for Refused {
 }
 
 /// Forks this process if it has exactly one thread. The conversation is the child's.
+///
+/// The caller has flushed what the program keeps in buffers: the child would write it once more.
 pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
     if threads::count()? != 1 {
         return Err(Refused::Threads(threads::names_of_others()));
     }
-    // What the parent has buffered would be written by the child once more. Nothing can be done about a
-    // standard output that cannot be written, and it is no reason not to fork.
-    let _ = io::stdout().flush();
     let mask = signals::block_all()?;
     // SAFETY: this process has one thread (counted above; nobody but it could start another), so every
     // lock of the child is in a defined state and the child may run any code.
@@ -51,23 +45,21 @@ pub(crate) fn fork(conversation: OwnedFd) -> Result<Fork, Refused> {
     match forked {
         Ok(ForkResult::Child) => Ok(Fork::Child(conversation)),
         Ok(ForkResult::Parent { child }) => {
-            // Closed first, so that there is room for the pidfd even in a full descriptor table.
+            // Closed before a pidfd is opened, so that there is room for it even in a full descriptor table.
             drop(conversation);
-            let opened = pidfd::open(child);
             signals::restore(&mask)?;
-            match opened {
-                Ok(pidfd) => Ok(Fork::Parent { pid: child, pidfd }),
-                Err(error) => {
-                    undo(child);
-                    Err(Refused::Os(error))
-                }
-            }
+            Ok(Fork::Parent(child))
         }
         Err(errno) => {
             signals::restore(&mask)?;
             Err(Refused::Os(errno.into()))
         }
     }
+}
+
+/// A descriptor of a child, immune to the pid's reuse. Without one the child is ended.
+pub(crate) fn supervise(child: Pid) -> io::Result<OwnedFd> {
+    pidfd::open(child).inspect_err(|_| undo(child))
 }
 
 /// Ends a child for which no pidfd could be had: nobody could supervise it.

@@ -66,6 +66,8 @@ struct State {
     exit: Option<Exit>,
     /// The hub's watch over the pidfd.
     exit_watched: Option<Token>,
+    /// Threads in [`Node::wait`].
+    waiters: usize,
     on_birth: Vec<OnBirth>,
     on_exit: Vec<OnExit>,
     /// A node that still has something to send lives on without handles …
@@ -338,8 +340,10 @@ impl Node {
             Link::Taken => Some(Err(Error::SocketTaken { operation })),
             other => {
                 state.link = other;
-                match &state.birth {
-                    Birth::Failed(error) => Some(Err(error.clone())),
+                match (&state.birth, &state.link) {
+                    (Birth::Failed(error), _) => Some(Err(error.clone())),
+                    // Its end may be told before what it has said itself: that it was taken over, or nothing more.
+                    (_, Link::Open(_)) => None,
                     _ => state.gone(operation).map(Err),
                 }
             }
@@ -389,14 +393,16 @@ impl Node {
             if let Some(answer) = check(&mut state) {
                 return answer;
             }
-            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(left) if left.is_zero() => return Err(Error::TimedOut { operation }),
-                Some(left) => {
-                    let (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-                    state
-                }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::TimedOut { operation });
+            }
+            state.waiters += 1;
+            state = match left {
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
+            state.waiters -= 1;
         }
     }
 
@@ -404,8 +410,8 @@ impl Node {
     fn send(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<(), Error> {
         let mut after = Afterwards::default();
         let sent = self.send_all(&mut state, &mut after);
+        after.wake(self, &state);
         drop(state);
-        self.changed.notify_all();
         after.carry_out();
         sent
     }

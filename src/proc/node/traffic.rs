@@ -13,7 +13,7 @@ use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
 use crate::proc::hub::{Hub, Source, Token};
-use crate::proc::message::{Command, Report};
+use crate::proc::message::{Command, Frame, Report};
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
 
@@ -29,6 +29,8 @@ pub(super) struct Afterwards {
     births: Vec<(OnBirth, i32)>,
     syncs: Vec<(OnSync, Result<(), Error>)>,
     ends: Vec<(OnExit, Result<Exit, Error>)>,
+    /// Nodes that somebody waits for, who needs their locks when he is woken.
+    changed: Vec<Arc<Node>>,
     /// Nodes that nothing may hold any more: dropping one locks others.
     done_with: Vec<Arc<Node>>,
 }
@@ -38,7 +40,17 @@ impl Afterwards {
         self.done_with.extend(node);
     }
 
+    /// Wakes whoever waits for a change of this node.
+    pub(super) fn wake(&mut self, node: &Arc<Node>, state: &State) {
+        if state.waiters > 0 {
+            self.changed.push(Arc::clone(node));
+        }
+    }
+
     pub(super) fn carry_out(self) {
+        for node in self.changed {
+            node.changed.notify_all();
+        }
         for (callback, pid) in self.births {
             call(|| callback(pid));
         }
@@ -72,8 +84,8 @@ impl Source for Node {
                 self.lose(&mut state, &error, &mut after);
             }
         }
+        after.wake(&self, &state);
         drop(state);
-        self.changed.notify_all();
         after.carry_out();
     }
 }
@@ -158,7 +170,7 @@ impl Node {
         if let Err(error) = self.send_all(&mut state, after) {
             self.lose(&mut state, &error, after);
         }
-        self.changed.notify_all();
+        after.wake(self, &state);
     }
 
     /// There will be no such process.
@@ -168,7 +180,7 @@ impl Node {
         after.done_with(state.awaited.take());
         after.ends.extend(state.on_exit.drain(..).map(|callback| (callback, Err(error.clone()))));
         self.lose(&mut state, error, after);
-        self.changed.notify_all();
+        after.wake(self, &state);
     }
 
     fn receive_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) {
@@ -178,8 +190,13 @@ impl Node {
             let Link::Open(socket) = &state.link else {
                 return;
             };
-            match channel::receive::<Report>(socket.as_fd(), &mut buffer) {
-                Ok(Received::Message { message, fds, .. }) => self.handle(state, message, fds, after),
+            match channel::receive::<Frame<Report>>(socket.as_fd(), &mut buffer) {
+                Ok(Received::Message { message, fds, .. }) => {
+                    let mut fds = fds.into_iter();
+                    for report in message {
+                        self.handle(state, report, &mut fds, after);
+                    }
+                }
                 Ok(Received::Empty) => return,
                 Ok(Received::Eof) => {
                     let gone = Error::Gone { operation: "fork", exit: None };
@@ -193,8 +210,13 @@ impl Node {
         }
     }
 
-    fn handle(self: &Arc<Self>, state: &mut State, report: Report, fds: Vec<OwnedFd>, after: &mut Afterwards) {
-        let pidfd = fds.into_iter().next().map(Arc::new);
+    fn handle(
+        self: &Arc<Self>,
+        state: &mut State,
+        report: Report,
+        fds: &mut impl Iterator<Item = OwnedFd>,
+        after: &mut Afterwards,
+    ) {
         let lost_pidfd = || {
             let full = io::Error::from_raw_os_error(nix::libc::EMFILE);
             Error::system("receive the process's pidfd", full)
@@ -202,8 +224,9 @@ impl Node {
         match report {
             Report::Forked { ticket, pid } => {
                 state.outbox.answered();
+                let pidfd = fds.next().map(Arc::new);
                 match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
-                    (Some(child), Some(pidfd)) => child.born((pid, Some(pidfd)), after),
+                    (Some(child), Some(pidfd)) => child.born(&mut child.state(), (pid, Some(pidfd)), after),
                     // Nobody could supervise it.
                     (Some(child), None) => {
                         state.children.remove(&ticket);
@@ -212,6 +235,14 @@ impl Node {
                         let _ = state.outbox.push(Command::Kill { ticket }, Vec::new());
                     }
                     (None, _) => {}
+                }
+            }
+            Report::Lived { ticket, pid, exit } => {
+                state.outbox.answered();
+                if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
+                    let mut state = child.state();
+                    child.born(&mut state, (pid, None), after);
+                    child.ended(&mut state, &exit, after);
                 }
             }
             Report::ForkFailed { ticket, failure } => {
@@ -230,8 +261,8 @@ impl Node {
                 None => drop(state.syncs.insert(ticket, outcome)),
             },
             Report::Identity { pid } => {
-                state.birth = match pidfd {
-                    Some(pidfd) => Birth::Born((pid, Some(pidfd))),
+                state.birth = match fds.next() {
+                    Some(pidfd) => Birth::Born((pid, Some(Arc::new(pidfd)))),
                     None => Birth::Failed(lost_pidfd()),
                 };
             }
@@ -243,23 +274,22 @@ impl Node {
         }
     }
 
-    fn born(&self, identity: Identity, after: &mut Afterwards) {
-        let mut state = self.state();
+    fn born(self: &Arc<Self>, state: &mut State, identity: Identity, after: &mut Afterwards) {
         if matches!(state.birth, Birth::Awaited) {
             after.births.extend(state.on_birth.drain(..).map(|callback| (callback, identity.0)));
             state.birth = Birth::Born(identity);
         }
-        self.changed.notify_all();
+        after.wake(self, state);
     }
 
-    fn ended(&self, state: &mut State, exit: &Exit, after: &mut Afterwards) {
+    fn ended(self: &Arc<Self>, state: &mut State, exit: &Exit, after: &mut Afterwards) {
         if state.exit.is_none() {
             state.exit = Some(exit.clone());
             after.done_with(state.awaited.take());
             after.ends.extend(state.on_exit.drain(..).map(|callback| (callback, Ok(exit.clone()))));
         }
         state.unwatch_exit();
-        self.changed.notify_all();
+        after.wake(self, state);
     }
 
     /// The conversation is over: what was not sent never will be, and the children's ends are seen from here.
@@ -293,7 +323,7 @@ impl Node {
     }
 
     /// The pidfd says that the process has ended.
-    fn see_exit(&self, state: &mut State, token: Token, events: EpollFlags, after: &mut Afterwards) {
+    fn see_exit(self: &Arc<Self>, state: &mut State, token: Token, events: EpollFlags, after: &mut Afterwards) {
         let Birth::Born((_, Some(pidfd))) = &state.birth else {
             return;
         };
