@@ -29,10 +29,10 @@ const IN_FILE: u8 = 1;
 /// use hatchery::proc::{Channel, Received};
 ///
 /// let (master, worker) = Channel::<u32, String>::pair()?;
-/// master.send(&7, Vec::new())?;
+/// master.send(&7, &[])?;
 /// let Received::Message { message, .. } = worker.recv()? else { panic!("the other end is open") };
 /// assert_eq!(message, 7);
-/// worker.send(&"seven".to_owned(), Vec::new())?;
+/// worker.send(&"seven".to_owned(), &[])?;
 /// # Ok(())
 /// # }
 /// ```
@@ -80,9 +80,9 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     ///
     /// # Errors
     /// EPIPE or ECONNRESET if the other end is closed; EMFILE if a large message finds no descriptor for its memory file.
-    pub fn send(&self, message: &Out, fds: Vec<OwnedFd>) -> io::Result<()> {
+    pub fn send(&self, message: &Out, fds: &[OwnedFd]) -> io::Result<()> {
         let packet = Packet::encode(message)?;
-        while !self.send_now(&packet, &fds)? {
+        while !self.send_now(&packet, fds)? {
             wait(self.as_fd(), PollFlags::POLLOUT)?;
         }
         Ok(())
@@ -125,7 +125,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
 
 impl<Out, In> Channel<Out, In> {
     /// Ends the typed conversation; the socket remains.
-    pub fn into_inner(self) -> OwnedFd {
+    pub fn into_fd(self) -> OwnedFd {
         self.socket
     }
 }
@@ -237,7 +237,7 @@ mod tests {
         let (here, there) = Channel::<Vec<u32>, ()>::pair().expect("a pair");
         for length in [0, 1, 1000, 20_000, 300_000] {
             let message: Vec<u32> = (0..length).collect();
-            here.send(&message, Vec::new()).expect("sent");
+            here.send(&message, &[]).expect("sent");
             match there.recv().expect("received") {
                 Received::Message { message: arrived, fds, .. } => {
                     assert_eq!(arrived, message);

@@ -77,13 +77,32 @@ pub enum Failure {
 /// The longest words that are passed on, in bytes: they fit one message without a memory file.
 const LONGEST: usize = 8 << 10;
 
+/// Names in a list are told so far, in bytes.
+const NAME: usize = 256;
+
 impl Failure {
     /// The failure with words that a process can tell even if it has no descriptor left.
     pub(crate) fn shortened(mut self) -> Failure {
-        if let Failure::Returned { words, .. } | Failure::Panicked { words, .. } | Failure::Load { words, .. } =
-            &mut self
-        {
-            words.truncate(words.floor_char_boundary(LONGEST));
+        let texts: &mut [&mut String] = match &mut self {
+            Failure::Returned { name, words } | Failure::Panicked { name, words } => &mut [name, words],
+            Failure::Load { path, words } => &mut [path, words],
+            Failure::Exec { program, words } => &mut [program, words],
+            Failure::Protocol { words } => &mut [words],
+            Failure::UnknownEntryPoint { name, known, .. } => {
+                // So many names are told that a short list is whole and a long one fits.
+                known.truncate(LONGEST / NAME);
+                known.iter_mut().for_each(|name| name.truncate(name.floor_char_boundary(NAME)));
+                &mut [name]
+            }
+            Failure::Threads { names } => {
+                // The kernel's names of threads are short (15 bytes).
+                names.truncate(LONGEST / NAME);
+                &mut []
+            }
+            Failure::ForkRefused { .. } | Failure::DescriptorsLost => &mut [],
+        };
+        for text in texts {
+            text.truncate(text.floor_char_boundary(LONGEST));
         }
         self
     }

@@ -1,8 +1,8 @@
 //! A process that is only forked.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use crate::sys::{kernel, seqpacket, signals};
 /// Set by [`initialise`]: a program that would start as a second master must not be spawned.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
+/// The exit code of a process that was to be a template and could not (EX_SOFTWARE of sysexits.h).
+const EXIT_NOT_A_TEMPLATE: i32 = 70;
+
 /// Makes this process a template if it was spawned as one; returns in every other process.
 ///
 /// See [`hatchery::init`](crate::init), which is this function.
@@ -34,7 +37,7 @@ pub(crate) fn initialise(registry: &Registry) {
         Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
         Err(error) => {
             eprintln!("hatchery: cannot start as a template: {error}");
-            std::process::exit(70)
+            std::process::exit(EXIT_NOT_A_TEMPLATE)
         }
     }
 }
@@ -83,7 +86,7 @@ impl Template {
         }
         let image = Image::current().map_err(|error| Error::system("open this program's own file", error))?;
         let name = std::env::args_os().next().unwrap_or_else(|| "hatchery".into());
-        Template::start(&image, name)
+        Template::start(&image, Path::new(&name), &titled(&name, "template"))
     }
 
     /// Starts a template from an executable that calls [`hatchery::init`](crate::init) like this one: a new
@@ -97,16 +100,15 @@ impl Template {
     pub fn spawn_program(path: impl AsRef<Path>) -> Result<Template, Error> {
         let path = path.as_ref();
         let image = Image::open(path).map_err(|source| spawn_error(path, source))?;
-        Template::start(&image, path.as_os_str().to_owned())
+        Template::start(&image, path, &titled(path.as_os_str(), "template"))
     }
 
-    pub(crate) fn start(image: &Image, program: OsString) -> Result<Template, Error> {
+    /// The title is what `ps` shows as the command line of the template and of all that is forked from it.
+    pub(crate) fn start(image: &Image, program: &Path, title: &OsStr) -> Result<Template, Error> {
         kernel::require_linux_5_10()?;
         let (ours, theirs) = seqpacket::pair().map_err(|error| Error::system("make the template's socket", error))?;
-        let mut title = program.clone();
-        title.push(": template");
         Hub::get().map_err(|error| Error::system("watch the template", error))?;
-        let pid = image.spawn(&title, theirs).map_err(|source| spawn_error(&PathBuf::from(program), source))?;
+        let pid = image.spawn(title, theirs).map_err(|source| spawn_error(program, source))?;
         let pidfd = fork::supervise(pid).map_err(|error| Error::system("open the template's pidfd", error))?;
         let node = Node::started(pid.as_raw(), pidfd, ours);
         node.watch_own_exit()?;
@@ -148,7 +150,7 @@ impl Template {
                     .and_then(|()| signals::unblock_all())
                 {
                     eprintln!("hatchery: cannot start as an early template: {error}");
-                    crate::sys::exec::leave(70);
+                    crate::sys::exec::leave(EXIT_NOT_A_TEMPLATE);
                 }
                 waiting::serve(registry, theirs)
             }
@@ -268,6 +270,14 @@ impl Template {
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
         self.node.on_exit(Box::new(callback));
     }
+}
+
+/// A command line for `ps`: the program, and what its processes are.
+pub(crate) fn titled(program: &OsStr, what: &str) -> OsString {
+    let mut title = program.to_owned();
+    title.push(": ");
+    title.push(what);
+    title
 }
 
 fn spawn_error(program: &Path, source: std::io::Error) -> Error {

@@ -43,7 +43,8 @@ const LETTERS_A_TURN: usize = 16;
 
 /// Serves a master until it closes the conversation or gives the process away. All of the process's life.
 pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
-    let mut process = Waiting {
+    // On the heap, which is shared with what is forked: the frame of this function lies under all code of a worker.
+    let mut process = Box::new(Waiting {
         entries: EntryPoints::new(registry),
         control,
         buffer: Vec::with_capacity(ROOM),
@@ -53,7 +54,7 @@ pub(crate) fn serve(registry: &Registry, control: OwnedFd) -> ! {
         children: Children::default(),
         reports: Reports::default(),
         obituaries: None,
-    };
+    });
     caught::prepare();
     // The program may have printed before it became a template.
     flush_output();
@@ -83,7 +84,7 @@ fn flush_output() {
 struct Waiting<'r> {
     entries: EntryPoints<'r>,
     control: OwnedFd,
-    /// Where messages are received; never freed, because that would copy pages in each child.
+    /// Where messages are received; never freed while the process waits, because that would copy pages in each child.
     buffer: Vec<u8>,
     args: Vec<Vec<u8>>,
     fds: Vec<OwnedFd>,
@@ -280,7 +281,7 @@ impl Waiting<'_> {
     }
 
     /// What comes after the waiting: the end, or other code.
-    fn take_over(mut self, end: End) -> io::Result<Infallible> {
+    fn take_over(mut self: Box<Self>, end: End) -> io::Result<Infallible> {
         if let (Some(failure), End::Run { .. } | End::Exec(_)) = (self.failed.take(), &end) {
             self.die(failure, EXIT_FAILED);
         }
@@ -295,7 +296,7 @@ impl Waiting<'_> {
         }
     }
 
-    fn run(mut self, name: &str, announce: bool) -> io::Result<Infallible> {
+    fn run(mut self: Box<Self>, name: &str, announce: bool) -> io::Result<Infallible> {
         if let Err(failure) = self.entries.can_run(name) {
             self.die(failure, EXIT_FAILED);
         }
@@ -307,15 +308,15 @@ impl Waiting<'_> {
                 self.send_reports()?;
             }
         }
-        self.children.leave_to_themselves()?;
+        let Waiting { entries, control, buffer, args, fds, children, obituaries, .. } = *self;
+        children.leave_to_themselves()?;
         signals::unblock_all()?;
-        drop(self.buffer);
-        let cx = RunCx { socket: self.control, args: self.args, fds: self.fds };
-        match self.entries.run(name, cx) {
+        drop(buffer);
+        match entries.run(name, RunCx { socket: control, args, fds }) {
             RunEnd::Code(code) => leave(code),
             RunEnd::Failed(failure) => {
                 let code = if matches!(failure, Failure::Panicked { .. }) { EXIT_PANICKED } else { EXIT_FAILED };
-                die(self.obituaries.as_ref(), failure, code)
+                die(obituaries.as_ref(), failure, code)
             }
         }
     }

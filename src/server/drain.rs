@@ -26,7 +26,7 @@ impl MasterLink {
 
     /// Says that the worker accepts connections.
     fn ready(&self) -> io::Result<()> {
-        self.0.send(&FromWorker::Ready, Vec::new())
+        self.0.send(&FromWorker::Ready, &[])
     }
 
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.

@@ -1,6 +1,7 @@
 //! A service as entry points: what the template calls and what the workers run.
 
 use std::cell::OnceCell;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -17,7 +18,6 @@ use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use crate::proc::{CallCx, Channel, Registry, RunCx};
-use crate::sys::title;
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -96,7 +96,7 @@ fn decode<T: DeserializeOwned>(args: &[Vec<u8>], index: usize) -> Result<T, BoxE
 
 fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<Preloaded<S::Preload>>) -> Result<(), BoxError> {
     let generation = decode(cx.args, 0)?;
-    title::set(&format!("hatch-tmpl g{generation}"), &format!("hatchery: template, generation {generation}"));
+    set_process_name(&format!("hatch-tmpl g{generation}"));
     end_with_parent(decode(cx.args, 1)?)?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
@@ -113,7 +113,7 @@ fn work<S: Service>(
     let birth: WorkerBirth = decode(&cx.args, 1)?;
     let preloaded = preloaded.get().ok_or("the template has not preloaded")?;
     let WorkerBirth { slot, generation, .. } = birth;
-    title::set(&format!("hatch-w{slot} g{generation}"), &format!("hatchery: worker {slot}, generation {generation}"));
+    set_process_name(&format!("hatch-w{slot} g{generation}"));
     // Until it hears the master itself, in its loop, a worker that hangs in its start ends with its template.
     end_with_parent(preloaded.template)?;
     let pid = std::process::id();
@@ -139,4 +139,13 @@ fn work<S: Service>(
 fn end_with_parent(parent: i32) -> Result<(), BoxError> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err("the parent has ended already".into()) }
+}
+
+/// Names the process for `ps -o comm` and `top`; 15 bytes count (PR_SET_NAME). Its command line is its template's: to
+/// write there would cost each worker a page of its own.
+fn set_process_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // It is a convenience for people: nothing depends on it.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
 }

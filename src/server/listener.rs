@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -100,6 +100,13 @@ impl Listener {
     /// The kernel's refusal to look at the path or to unlink it.
     pub fn remove_path(&self) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), SocketFile::remove)
+    }
+}
+
+/// The socket alone; what stands in the file system for it stays.
+impl From<Listener> for OwnedFd {
+    fn from(listener: Listener) -> OwnedFd {
+        listener.socket.into()
     }
 }
 

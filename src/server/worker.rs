@@ -35,7 +35,7 @@ const ACCEPTS_IN_A_ROW: usize = 8;
 /// So many connections a worker that leaves still takes from each listener's queue.
 const LAST_ACCEPTS: usize = 16;
 /// So many events are taken from the kernel at a time.
-const EVENTS: usize = 64;
+const EVENTS: usize = 32;
 /// How long a listener is left alone after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Such a failure is logged so often at most.

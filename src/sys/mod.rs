@@ -21,5 +21,4 @@ pub(crate) mod spawn;
 pub(crate) mod stream;
 pub(crate) mod term;
 pub(crate) mod threads;
-pub(crate) mod title;
 pub(crate) mod wait;

@@ -16,8 +16,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
-/// Bytes in a page. A kernel with larger pages refuses to map any but the first.
-pub(crate) const PAGE: usize = 4096;
+/// Bytes in a page, or in as many as the largest page that Linux has on this architecture: only there can a mapping begin.
+pub(crate) const PAGE: usize = if cfg!(any(target_arch = "x86_64", target_arch = "x86")) { 4 << 10 } else { 64 << 10 };
 
 /// Words in a page.
 pub(crate) const WORDS: usize = PAGE / size_of::<AtomicU64>();

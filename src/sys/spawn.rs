@@ -15,7 +15,7 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use super::{descriptors, title};
+use super::descriptors;
 
 /// Where a template finds its end of the control socket.
 const CONTROL: RawFd = 3;
@@ -52,9 +52,7 @@ impl Image {
     pub(crate) fn spawn(&self, title: &OsStr, control: OwnedFd) -> io::Result<Pid> {
         let control = descriptors::duplicate_above(control, ABOVE_REDIRECTED)?;
         let program = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        let mut title = title.as_bytes().to_vec();
-        title.resize(title.len() + title::ROOM, b' ');
-        let title = CString::new(title)?;
+        let title = CString::new(title.as_bytes())?;
         let environment = environment()?;
         let arguments = [title.as_ptr().cast_mut(), std::ptr::null_mut()];
         let variables: Vec<*mut libc::c_char> =

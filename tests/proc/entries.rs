@@ -30,7 +30,7 @@ pub fn registry() -> Registry {
         .call("panic", |cx| panic!("a call went wrong: {}", cx.arg_str(0).unwrap_or("?")))
         .call("tell_facts", |cx| {
             let socket = cx.held_fds.pop().ok_or("send a socket first")?;
-            Ok(Channel::<Facts, ()>::new(socket).send(&Facts::gather(cx.held_args)?, Vec::new())?)
+            Ok(Channel::<Facts, ()>::new(socket).send(&Facts::gather(cx.held_args)?, &[])?)
         })
         .call("wait_for_eof", |cx| {
             let file = cx.held_fds.pop().ok_or("send a pipe first")?;
@@ -68,20 +68,20 @@ pub fn registry() -> Registry {
             let status = std::process::Command::new("true").status()?;
             if status.success() { Ok(()) } else { Err(status.to_string().into()) }
         })
-        .run("tell", |cx| Ok(Channel::<Vec<Vec<u8>>, ()>::new(cx.socket).send(&cx.args, cx.fds)?))
+        .run("tell", |cx| Ok(Channel::<Vec<Vec<u8>>, ()>::new(cx.socket).send(&cx.args, &cx.fds)?))
         .run("tell_by_parts", |cx| {
             let channel = Channel::<Vec<u8>, ()>::new(cx.socket);
             let mut fds = cx.fds.into_iter();
             for arg in &cx.args {
-                channel.send(arg, fds.by_ref().take(1).collect())?;
+                channel.send(arg, fds.by_ref().take(1).collect::<Vec<_>>().as_slice())?;
             }
             Ok(())
         })
         .run("tell_lengths", |cx| {
             let lengths: Vec<u64> = cx.args.iter().map(|arg| arg.len() as u64).collect();
-            Ok(Channel::<(Vec<u64>, u64), ()>::new(cx.socket).send(&(lengths, cx.fds.len() as u64), Vec::new())?)
+            Ok(Channel::<(Vec<u64>, u64), ()>::new(cx.socket).send(&(lengths, cx.fds.len() as u64), &[])?)
         })
-        .run("facts", |cx| Ok(Channel::<Facts, ()>::new(cx.socket).send(&Facts::gather(&cx.args)?, Vec::new())?))
+        .run("facts", |cx| Ok(Channel::<Facts, ()>::new(cx.socket).send(&Facts::gather(&cx.args)?, &[])?))
         .run("append", |cx| {
             let mut log = File::from(cx.fds.into_iter().next().ok_or("send a file first")?);
             Ok(log.write_all(format!("{}\n", String::from_utf8_lossy(&cx.args.concat())).as_bytes())?)
@@ -153,7 +153,7 @@ fn burn(_: RunCx) -> Result<(), BoxError> {
 fn echo(cx: RunCx) -> Result<(), BoxError> {
     let channel = Channel::<String, String>::new(cx.socket);
     while let Received::Message { message, fds, .. } = channel.recv()? {
-        channel.send(&message, fds)?;
+        channel.send(&message, &fds)?;
     }
     Ok(())
 }
@@ -175,7 +175,7 @@ fn adopt(cx: RunCx) -> Result<(), BoxError> {
     let forked = adopted.fork()?.send_arg("3")?.run("exit")?;
     let pids = (adopted.pid()?, forked.pid()?);
     let exits = (forked.wait()?.to_string(), adopted.send_arg("5")?.run("exit")?.wait()?.to_string());
-    Ok(Channel::<((i32, i32), (String, String)), ()>::new(cx.socket).send(&(pids, exits), Vec::new())?)
+    Ok(Channel::<((i32, i32), (String, String)), ()>::new(cx.socket).send(&(pids, exits), &[])?)
 }
 
 /// What a process does for itself must not meet what the process layer does for its children.
@@ -194,5 +194,5 @@ fn own_subprocess(cx: RunCx) -> Result<(), BoxError> {
 fn master(cx: RunCx) -> Result<(), BoxError> {
     let mut template = hatchery::proc::Template::spawn()?;
     let exit = template.fork()?.send_arg("9")?.run("exit")?.wait()?;
-    Ok(Channel::<String, ()>::new(cx.socket).send(&exit.to_string(), Vec::new())?)
+    Ok(Channel::<String, ()>::new(cx.socket).send(&exit.to_string(), &[])?)
 }

@@ -81,6 +81,6 @@ fn not_a_conversation() -> Outcome {
     assert!(Process::from_fd(File::open("/dev/null")?.into()).is_err());
     let (here, there) = Channel::<(), ()>::pair()?;
     drop(there);
-    assert!(matches!(Process::from_fd(here.into_inner()), Err(Error::Gone { .. })));
+    assert!(matches!(Process::from_fd(here.into_fd()), Err(Error::Gone { .. })));
     Ok(())
 }

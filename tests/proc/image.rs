@@ -32,8 +32,8 @@ pub fn tests() -> Vec<Trial> {
 /// What a template sees of itself.
 pub fn facts_of_template(template: &mut Template) -> Result<Facts, Box<dyn std::error::Error>> {
     let (here, there) = Channel::<(), Facts>::pair()?;
-    template.send_fd(there.into_inner())?.call("tell_facts", ())?.sync()?;
-    Ok(told::<Facts>(here.into_inner())?.0)
+    template.send_fd(there.into_fd())?.call("tell_facts", ())?.sync()?;
+    Ok(told::<Facts>(here.into_fd())?.0)
 }
 
 fn lean() -> Outcome {

@@ -91,7 +91,7 @@ fn echo() -> Outcome {
     let channel = Channel::<String, String>::new(process.socket()?);
     for text in ["", "one", &"long".repeat(100_000)] {
         let (mut reader, writer) = std::io::pipe()?;
-        channel.send(&text.to_owned(), vec![writer.into()])?;
+        channel.send(&text.to_owned(), &[writer.into()])?;
         match channel.recv()? {
             Received::Message { message, fds, .. } => {
                 assert_eq!(message, text);
@@ -152,10 +152,10 @@ fn dropped_running() -> Outcome {
     let (here, there) = Channel::<(), Facts>::pair()?;
     let (reader, writer) = std::io::pipe()?;
     let process = template.fork()?.send_fd(reader)?.call("wait_for_eof", ())?;
-    drop(process.send_fd(there.into_inner())?.call("tell_facts", ())?.run("nothing")?);
+    drop(process.send_fd(there.into_fd())?.call("tell_facts", ())?.run("nothing")?);
     drop(writer);
     // It went on without its handle.
-    told::<Facts>(here.into_inner())?;
+    told::<Facts>(here.into_fd())?;
     Ok(())
 }
 

@@ -7,23 +7,21 @@
 //!
 //! Locks are taken from parent to child, never the other way.
 
+mod state;
 mod traffic;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nix::sys::epoll::EpollFlags;
-
+use self::state::{Birth, Handover, Link, State};
 use self::traffic::Afterwards;
 use super::error::Error;
 use super::exit::Exit;
-use super::failure::Failure;
-use super::hub::{self, Hub, Token};
-use super::message::{Command, ExecMessage, Ticket};
-use super::outbox::{Fork, Outbox};
+use super::hub;
+use super::message::{Command, ExecMessage};
+use super::outbox::Fork;
 use crate::sys::pidfd;
 
 pub(crate) struct Node {
@@ -45,69 +43,6 @@ pub(crate) type OnSync = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// A born process: its pid, and a descriptor of exactly that process until its end is known.
 pub(crate) type Identity = (i32, Option<Arc<OwnedFd>>);
-
-#[derive(Default)]
-struct State {
-    link: Link,
-    /// The hub's watch over the link, and for which events.
-    watched: Option<(Token, EpollFlags)>,
-    outbox: Outbox,
-    /// The last ticket given out; 0 if the process was never asked for an answer.
-    tickets: Ticket,
-    children: HashMap<Ticket, Weak<Node>>,
-    syncs: BTreeMap<Ticket, Result<(), Failure>>,
-    on_sync: HashMap<Ticket, OnSync>,
-    handover: Handover,
-    /// Another process forks it, and answers how that went or ends.
-    has_parent: bool,
-    /// Nobody is left to take the socket.
-    socket_unwanted: bool,
-    birth: Birth,
-    exit: Option<Exit>,
-    /// The hub's watch over the pidfd.
-    exit_watched: Option<Token>,
-    /// Threads in [`Node::wait`].
-    waiters: usize,
-    on_birth: Vec<OnBirth>,
-    on_exit: Vec<OnExit>,
-    /// A node that still has something to send lives on without handles …
-    unsent: Option<Arc<Node>>,
-    /// … and so does one whose end somebody wants to be told.
-    awaited: Option<Arc<Node>>,
-}
-
-/// The master's end of the conversation.
-#[derive(Default)]
-enum Link {
-    /// The fork that makes this process was not sent yet.
-    #[default]
-    Unborn,
-    Open(OwnedFd),
-    /// An entry point has the process: the socket is the user's.
-    Free(OwnedFd),
-    Taken,
-    Closed,
-}
-
-/// Whether the process was given to other code, and when its socket is free for the user.
-#[derive(Default, PartialEq, Eq, Clone, Copy)]
-enum Handover {
-    #[default]
-    No,
-    /// Nothing is to come from the process before the user's own messages: free once all is sent.
-    OnceSent,
-    /// Answers may still be on their way: free once the process says so.
-    OnceAnnounced,
-}
-
-/// What is known of the process's beginning.
-#[derive(Default)]
-enum Birth {
-    #[default]
-    Awaited,
-    Born(Identity),
-    Failed(Error),
-}
 
 impl Node {
     fn new(parent: Option<Arc<Node>>, state: State) -> Arc<Node> {
@@ -424,66 +359,6 @@ impl fmt::Debug for Node {
             _ => None,
         };
         f.debug_struct("Node").field("pid", &pid).finish_non_exhaustive()
-    }
-}
-
-impl State {
-    fn next_ticket(&mut self) -> Ticket {
-        self.tickets += 1;
-        self.tickets
-    }
-
-    /// This state, if instructions can still be sent to the process.
-    fn usable(&mut self, operation: &'static str) -> Result<&mut State, Error> {
-        match (&self.birth, &self.link, self.handover) {
-            (Birth::Failed(error), ..) => Err(error.clone()),
-            (_, Link::Unborn | Link::Open(_), Handover::No) => Ok(self),
-            _ => Err(Error::Gone { operation, exit: self.exit.clone().map(Box::new) }),
-        }
-    }
-
-    /// The error of whoever waits for a process that will say nothing more.
-    fn gone(&self, operation: &'static str) -> Option<Error> {
-        // Of a process that was there the exit comes soon, and makes the better error.
-        let is_gone = match &self.birth {
-            Birth::Failed(error) => return Some(error.clone()),
-            // What it has said before is still read: its end, told by its parent, may come in first. The end of the
-            // conversation follows, since nobody but the process itself holds its end.
-            Birth::Born(_) => self.exit.is_some() && !(matches!(self.link, Link::Open(_)) && self.watched.is_some()),
-            // Its socket may be closed before the process that was to fork it says why.
-            Birth::Awaited => self.exit.is_some() || (matches!(self.link, Link::Closed) && !self.has_parent),
-        };
-        is_gone.then(|| Error::Gone { operation, exit: self.exit.clone().map(Box::new) })
-    }
-
-    /// How it ended, or why it never began.
-    fn end(&self) -> Option<Result<Exit, Error>> {
-        match (&self.exit, &self.birth) {
-            (Some(exit), _) => Some(Ok(exit.clone())),
-            (None, Birth::Failed(error)) => Some(Err(error.clone())),
-            (None, _) => None,
-        }
-    }
-
-    fn unwatch(&mut self) {
-        // In this order: a program that has watched nothing must not get the hub's thread by a drop.
-        if let (Some((token, _)), Link::Open(socket)) = (self.watched.take(), &self.link)
-            && let Ok(hub) = Hub::get()
-        {
-            hub.forget(token, socket);
-        }
-    }
-
-    /// What was needed to see the end is needed no more.
-    fn unwatch_exit(&mut self) {
-        let (token, Birth::Born((_, pidfd))) = (self.exit_watched.take(), &mut self.birth) else {
-            return;
-        };
-        if let (Some(token), Some(pidfd)) = (token, pidfd.take())
-            && let Ok(hub) = Hub::get()
-        {
-            hub.forget(token, pidfd.as_fd());
-        }
     }
 }
 

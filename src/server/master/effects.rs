@@ -92,7 +92,9 @@ impl Effects {
                 entry.insert(image)
             }
         };
-        let mut template = Template::start(image, self.program.clone().into_os_string())?;
+        let name = self.program.file_name().unwrap_or_default();
+        let title = proc::titled(name, &format!("generation {}", id.generation));
+        let mut template = Template::start(image, &self.program, &title)?;
         for listener in &self.listeners {
             template.send_fd(listener.as_fd().try_clone_to_owned()?)?;
         }

@@ -112,7 +112,7 @@ impl TestWorker {
     }
 
     fn ask_to_drain(&self) {
-        self.master.send(&ToWorker::Drain, Vec::new()).unwrap();
+        self.master.send(&ToWorker::Drain, &[]).unwrap();
     }
 
     fn ends_well(self) {
@@ -441,7 +441,7 @@ fn nobody_is_lost_or_forgotten_while_workers_are_replaced() {
         for _ in 0..100 {
             let new = worker();
             let (master, thread) = mem::replace(&mut old, new);
-            master.send(&ToWorker::Drain, Vec::new()).unwrap();
+            master.send(&ToWorker::Drain, &[]).unwrap();
             thread.join().unwrap().unwrap();
         }
         // The last worker goes when its master's end does: not before the clients have ended.
