@@ -1,8 +1,10 @@
 //! The log: each line one whole record, however many processes write.
 
 use std::collections::BTreeSet;
+use std::io::{self, PipeWriter};
 
 use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::support::log::Record;
@@ -13,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         every_line_is_one_record_in_a_storm_of_deaths,
         the_lifecycle_is_told_with_its_fields,
         below_the_level_nothing_is_said,
+        a_log_that_nobody_reads_stops_nobody,
     ]
 }
 
@@ -74,4 +77,25 @@ fn below_the_level_nothing_is_said() {
     });
     server.stop();
     assert_eq!(server.log.text(), "");
+}
+
+fn a_log_that_nobody_reads_stops_nobody() {
+    let (_reader, writer) = io::pipe().expect("a pipe");
+    fill(&writer);
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = format!("unix:{}", directory.path().join("socket").display());
+    let launch = crate::support::Launch::hatchery().redirect("2>&0", writer);
+    let mut server = launch.args(["--workers", "2", "--listen", &address]).spawn();
+    crate::support::processes::eventually("it answers", || {
+        crate::support::client::Client::connect(&address).and_then(|mut client| client.get("/")).is_ok()
+    });
+    server.stop();
+}
+
+/// Until nothing more fits; a writer that comes later waits for a reader.
+fn fill(pipe: &PipeWriter) {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
+    while nix::unistd::write(pipe, &[b'x'; 4096]).is_ok() {}
+    while nix::unistd::write(pipe, b"x").is_ok() {}
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).expect("blocking");
 }
