@@ -146,7 +146,8 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     fs::copy("/etc/hostname", &beside).expect("a copy");
     fs::rename(beside, &program).expect("in its place");
     server.signal(Signal::SIGHUP);
-    server.log.wait("the failure", |record| record.is(FAILED));
+    let why = server.log.wait("the failure", |record| record.is(FAILED)).str("why");
+    assert!(why.contains("os error"), "the kernel's own words are missing: {why}");
     assert_eq!(server.workers(), workers);
     // A program that is no template of ours: it ends, or does nothing.
     copy(directory.path(), Path::new("/bin/true"));

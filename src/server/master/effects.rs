@@ -73,7 +73,7 @@ impl Effects {
         self.lives += 1;
         let id = TemplateId { generation, life: self.lives };
         if let Err(error) = self.try_start_template(id) {
-            self.tell(Event::Preloaded { template: id, outcome: Err(error.to_string()) });
+            self.tell(Event::Preloaded { template: id, outcome: Err(proc::words_of(error.as_ref())) });
         }
     }
 
@@ -148,7 +148,7 @@ impl Effects {
         match self.try_fork(id, slot, generation) {
             Ok(worker) => drop(self.workers.insert(id, worker)),
             Err(error) => {
-                let source = std::sync::Arc::new(io::Error::other(error.to_string()));
+                let source = std::sync::Arc::new(io::Error::other(proc::words_of(error.as_ref())));
                 let end = Err(proc::Error::System { operation: "fork a worker", source });
                 self.tell(Event::WorkerEnded { id, end });
             }
