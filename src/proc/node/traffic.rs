@@ -229,6 +229,8 @@ impl Node {
                 Some(callback) => after.syncs.push((callback, outcome.map_err(Error::from))),
                 None => drop(state.syncs.insert(ticket, outcome)),
             },
+            // Who it is was known before: a process that says otherwise would have others killed in its place.
+            Report::Identity { .. } if !matches!(state.birth, Birth::Awaited) => {}
             Report::Identity { pid } => {
                 state.birth = match pidfd {
                     Some(pidfd) => Birth::Born((pid, Some(pidfd))),
