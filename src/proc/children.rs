@@ -107,19 +107,28 @@ impl Children {
         let mut ended = Vec::new();
         while let Some(reaped) = wait::reap_any() {
             let mut exit = Exit::from_reaped(&reaped, None);
-            if !exit.success() {
+            if let (false, Some(watch)) = (exit.success(), &self.watch) {
                 let found = watch.obituaries.collect();
                 self.words.extend(found.into_iter().map(|obituary| (obituary.pid, obituary.failure)));
             }
             exit.failure = self.words.remove(&reaped.pid.as_raw());
             // What is not in the table is a subprocess that a called entry point has left behind.
-            if let Some(Some(ticket)) = self.tickets.remove(&reaped.pid) {
-                let place = self.newborn.iter().position(|(pid, _)| *pid == reaped.pid);
-                let newborn = place.map(|place| self.newborn.remove(place)).is_some();
-                ended.push(Ended { pid: reaped.pid, ticket, newborn, exit });
-            }
+            ended.extend(self.strike(reaped.pid, exit));
+        }
+        if ended.is_empty() {
+            // A called entry point that waits for any child may have taken one of ours.
+            let taken: Vec<Pid> = self.tickets.keys().copied().filter(|pid| !wait::is_child(*pid)).collect();
+            ended.extend(taken.into_iter().filter_map(|pid| self.strike(pid, Exit::seen_from_afar(None))));
         }
         ended
+    }
+
+    /// Takes a child that has ended out of the tables; there is nobody to tell of one of an earlier master's.
+    fn strike(&mut self, pid: Pid, exit: Exit) -> Option<Ended> {
+        let ticket = self.tickets.remove(&pid)??;
+        let place = self.newborn.iter().position(|(newborn, _)| *newborn == pid);
+        let newborn = place.map(|place| self.newborn.remove(place)).is_some();
+        Some(Ended { pid, ticket, newborn, exit })
     }
 
     /// Goes on reaping, without reports, when the process is taken over by code that knows nothing of these children.

@@ -3,8 +3,9 @@
 //! Master, templates and workers write to the same descriptor. A record is formatted into memory and
 //! then written by one call, so that the kernel keeps it whole: on a file or a terminal always, on a pipe
 //! up to PIPE_BUF (4,096 bytes, pipe(7)). Only if the kernel takes a part (a long record on a full pipe), or nothing
-//! for now (EAGAIN), is the rest written by further calls, for at most [`PATIENCE`]: a reader that hangs must not
-//! stop a server. What is not written by then is dropped, and so is a record that fails in another way.
+//! for now, is the rest written by further calls, for at most [`PATIENCE`]: a reader that hangs must not stop a
+//! server, and until it reads again no further record waits for it. What is not written by then is dropped, and so
+//! is a record that fails in another way.
 //!
 //! No thread is started and no lock is held between records, so that a logger made in a template goes on
 //! working in the workers that are forked from it.
@@ -24,9 +25,10 @@ use slog_json::Json;
 use slog_term::{Decorator, FullFormat, RecordDecorator};
 
 use super::config::{LogFormat, LogLevel};
+use crate::sys::output::write_now;
 
-/// How long a record may wait for a descriptor that takes no bytes.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a record may wait for a descriptor that takes no bytes: a reader may be slow on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A logger to stderr: records of `level` and above, in `format`.
 ///
@@ -41,7 +43,7 @@ fn logger<F>(sink: F, colours: bool, format: LogFormat, level: LogLevel) -> Logg
 where
     F: AsFd + Send + 'static,
 {
-    let sink = Mutex::new(Sink { fd: sink, torn: false });
+    let sink = Mutex::new(Sink { fd: sink, torn: false, patience: PATIENCE });
     let records = Records { sink, format, colours };
     Logger::root(LevelFilter::new(records, level.into()).ignore_res(), slog::o!())
 }
@@ -96,6 +98,8 @@ struct Sink<F> {
     fd: F,
     /// The last record was cut off in the middle of its line.
     torn: bool,
+    /// How long the next record may wait: not at all after one that waited in vain.
+    patience: Duration,
 }
 
 impl<F: AsFd> Sink<F> {
@@ -103,22 +107,23 @@ impl<F: AsFd> Sink<F> {
         if self.torn {
             record.insert(0, b'\n');
         }
-        let unwritten = write_out(self.fd.as_fd(), &record).len();
+        let unwritten = write_out(self.fd.as_fd(), &record, self.patience).len();
+        self.patience = if unwritten == 0 { PATIENCE } else { Duration::ZERO };
         let nothing = unwritten == record.len();
         self.torn = if nothing { self.torn } else { unwritten > 0 };
     }
 }
 
 /// Writes `bytes`, by one call if the kernel takes them, and returns what it would not take.
-fn write_out<'a>(fd: BorrowedFd<'_>, mut bytes: &'a [u8]) -> &'a [u8] {
+fn write_out<'a>(fd: BorrowedFd<'_>, mut bytes: &'a [u8], patience: Duration) -> &'a [u8] {
     let mut since = None;
     while !bytes.is_empty() {
-        match nix::unistd::write(fd, bytes) {
+        match write_now(fd, bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
                 let waited = since.get_or_insert_with(Instant::now).elapsed();
-                let Some(left) = PATIENCE.checked_sub(waited) else {
+                let Some(left) = patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
                     break;
                 };
                 // A signal or an error of poll leads to the next write, which says what is the matter.

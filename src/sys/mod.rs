@@ -12,6 +12,8 @@ pub(crate) mod inherited;
 pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod memfd;
+#[cfg(feature = "cli")]
+pub(crate) mod output;
 pub(crate) mod pidfd;
 pub(crate) mod plugin;
 pub(crate) mod seqpacket;

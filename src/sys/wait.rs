@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use nix::sys::wait::{Id, WaitPidFlag};
 use nix::unistd::Pid;
 
 /// No process has this number; waitpid(2) would take it for a group.
@@ -21,6 +22,14 @@ pub(crate) struct Reaped {
 /// Reaps one child that has ended, any child; `None` when none has (or there is none at all).
 pub(crate) fn reap_any() -> Option<Reaped> {
     wait4(-1, libc::WNOHANG).ok().flatten()
+}
+
+/// Whether this process has that child, alive or not yet reaped.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    // Only whether it may be waited for is asked: WNOWAIT leaves it as it is.
+    let asked =
+        nix::sys::wait::waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    asked != Err(nix::Error::ECHILD)
 }
 
 /// Waits for one child of this process and reaps it.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hatchery::proc::{BoxError, CallCx, Channel, Process, Received, Registry, RunCx};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{Signal, raise};
+use nix::sys::socket::{MsgFlags, send};
 
 use crate::facts::Facts;
 
@@ -44,6 +45,13 @@ pub fn registry() -> Registry {
             let (_, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
             Ok(setrlimit(Resource::RLIMIT_NPROC, cx.arg_str(0)?.parse()?, hard)?)
         })
+        .call("say_on_descriptor_3", |cx| {
+            // A template's own conversation.
+            for message in cx.args {
+                send(3, message, MsgFlags::empty())?;
+            }
+            Ok(())
+        })
         .call("start_thread", |_| {
             // A thread takes its name a little after its start.
             let (named, is_named) = std::sync::mpsc::channel();
@@ -58,6 +66,13 @@ pub fn registry() -> Registry {
         .call("open_carelessly", |cx| {
             // dup(2) gives a descriptor that exec does not close; it stays open for good.
             std::mem::forget(nix::unistd::dup(cx.held_fds.first().ok_or("send a file first")?)?);
+            Ok(())
+        })
+        .call("wait_for_any_child", |cx| {
+            let mut told = File::from(cx.held_fds.pop().ok_or("send a pipe first")?);
+            told.write_all(b"waiting")?;
+            // Carelessly: the template's own children are among them.
+            nix::sys::wait::waitpid(None, None)?;
             Ok(())
         })
         .call("start_subprocess", |_| {

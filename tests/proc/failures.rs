@@ -22,6 +22,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_process_with_a_second_thread_refuses_to_fork_and_names_it", threads),
         test("a_panic_of_another_thread_of_a_run_process_is_printed", thread_panics),
         test("a_failure_is_told_within_a_second", soon),
+        test("a_process_cannot_pass_itself_off_as_another", forged_identity),
+        test("a_process_that_sends_nonsense_is_given_up_and_leaves_no_zombie", nonsense),
     ]
 }
 
@@ -170,4 +172,35 @@ fn soon() -> Outcome {
         assert!(took < Duration::from_secs(5), "{call}: {took:?}");
     }
     Ok(())
+}
+
+fn forged_identity() -> Outcome {
+    let mut template = Template::spawn()?;
+    let pid = template.pid()?;
+    // `Report::Identity { pid: 1 }` as the conversation has it: inline, one report, the variant, the number in zigzag.
+    template.call("say_on_descriptor_3", [[0, 1, 5, 2]])?.sync()?;
+    assert_eq!(template.pid()?, pid);
+    assert!(template.fork()?.run("nothing")?.wait()?.success());
+    drop(template);
+    eventually_reaped(pid);
+    Ok(())
+}
+
+fn nonsense() -> Outcome {
+    let mut template = Template::spawn()?;
+    let pid = template.pid()?;
+    template.call("say_on_descriptor_3", [vec![0, 0xFF, 0xFF], vec![9], vec![1], vec![0, 3, 0x80]])?;
+    assert!(template.sync().is_err());
+    assert!(template.fork().and_then(|process| process.run("nothing")).and_then(|running| running.wait()).is_err());
+    drop(template);
+    eventually_reaped(pid);
+    Ok(())
+}
+
+fn eventually_reaped(pid: i32) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::path::Path::new("/proc").join(pid.to_string()).exists() {
+        assert!(Instant::now() < deadline, "process {pid} is still there, or nobody reaps it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

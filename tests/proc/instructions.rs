@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use hatchery::proc::Template;
+use hatchery::proc::{How, Template};
 use libtest_mimic::Trial;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_thousand_descriptors_pass_through_one_process", many_descriptors),
         test("a_call_sees_its_own_and_the_held_arguments_and_may_take_them", calls_take),
         test("a_call_may_run_a_subprocess_of_its_own", subprocess_in_a_call),
+        test("a_call_that_waits_for_any_child_costs_only_the_exit_code", child_taken_by_a_call),
     ]
 }
 
@@ -124,5 +126,19 @@ fn subprocess_in_a_call() -> Outcome {
     // The first waits for its subprocess; the second leaves it to be reaped by the template.
     template.call("run_subprocess", ())?.call("start_subprocess", ())?.sync()?;
     assert!(template.fork()?.run("nothing")?.wait()?.success());
+    Ok(())
+}
+
+fn child_taken_by_a_call() -> Outcome {
+    let mut template = Template::spawn()?;
+    let process = template.fork()?.run("echo")?;
+    let (mut reader, writer) = std::io::pipe()?;
+    template.send_fd(writer)?.call("wait_for_any_child", ())?;
+    reader.read_exact(&mut [0; 7])?;
+    // With its socket it ends, into the arms of the call.
+    drop(process.socket()?);
+    assert_eq!(process.wait_timeout(Duration::from_secs(20))?.how, How::Unobserved);
+    template.sync_timeout(Duration::from_secs(20))?;
+    assert!(template.fork()?.run("nothing")?.wait_timeout(Duration::from_secs(20))?.success());
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{SigSet, Signal, raise};
 
 /// What `version` answers; a test finds it in the image and writes a new version of this program.
 pub static VERSION: &str = "this is fixture version 1";
@@ -22,6 +22,10 @@ pub static VERSION: &str = "this is fixture version 1";
 pub fn become_fixture() -> Option<ExitCode> {
     match std::env::var("HATCHERY_FIXTURE").ok()?.as_str() {
         "probe" => Some(hatchery::serve::<Probe>()),
+        "deaf" => {
+            SigSet::all().thread_block().expect("signals can be blocked");
+            Some(hatchery::serve::<Probe>())
+        }
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),
         other => panic!("there is no fixture {other:?}"),
     }

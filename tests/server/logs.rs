@@ -1,9 +1,11 @@
 //! The log: each line one whole record, however many processes write.
 
 use std::collections::BTreeSet;
+use std::io::{self, PipeWriter};
 use std::process::Stdio;
 
 use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
@@ -17,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         the_lifecycle_is_told_with_its_fields,
         below_the_level_nothing_is_said,
         a_log_that_cannot_be_written_stops_nobody,
+        a_log_that_nobody_reads_stops_nobody,
     ]
 }
 
@@ -92,4 +95,19 @@ fn a_log_that_cannot_be_written_stops_nobody() {
         assert_eq!(server.wait().code(), Some(0), "{nowhere}");
         eventually("nobody is left", || server.processes().is_empty());
     }
+}
+
+fn a_log_that_nobody_reads_stops_nobody() {
+    let (_reader, writer) = io::pipe().expect("a pipe");
+    fill(&writer);
+    let (_directory, mut server) = start_silent(Launch::hatchery().redirect("2>&0", writer));
+    server.stop();
+}
+
+/// Until nothing more fits; a writer that comes later waits for a reader.
+fn fill(pipe: &PipeWriter) {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
+    while nix::unistd::write(pipe, &[b'x'; 4096]).is_ok() {}
+    while nix::unistd::write(pipe, b"x").is_ok() {}
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).expect("blocking");
 }

@@ -149,7 +149,8 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     let workers = server.workers();
     copy(directory.path(), Path::new("/etc/hostname"));
     server.signal(Signal::SIGHUP);
-    server.log.wait("the failure", |record| record.is(FAILED));
+    let why = server.log.wait("the failure", |record| record.is(FAILED)).str("why");
+    assert!(why.contains("os error"), "the kernel's own words are missing: {why}");
     assert_eq!(server.workers(), workers);
     // A program that is no template of ours: it ends, or does nothing.
     copy(directory.path(), Path::new("/bin/true"));

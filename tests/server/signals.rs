@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
 use crate::support::processes::{is_alive, stat};
-use crate::support::{Server, signal_process};
+use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
     trials!["signals":
@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
         ttou_never_takes_the_last_worker,
         winch_drains_the_workers_and_keeps_the_listeners_until_ttin,
         the_terminals_interrupt_does_not_reach_the_workers,
+        signals_blocked_by_whoever_started_the_server_are_heard,
     ]
 }
 
@@ -79,4 +80,11 @@ fn the_terminals_interrupt_does_not_reach_the_workers() {
     signal_process(workers[&0], Signal::SIGTERM);
     server.successor(0, workers[&0]);
     server.get("/").greeting();
+}
+
+fn signals_blocked_by_whoever_started_the_server_are_heard() {
+    let mut server = Launch::fixture("deaf").args(["--workers", "2"]).start();
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the reload", |record| record.is("reloaded"));
+    server.stop();
 }

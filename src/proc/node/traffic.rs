@@ -256,10 +256,14 @@ impl Node {
                     child.ended(&mut child.state(), &exit, after);
                 }
             }
+            // Nobody asked for it.
+            Report::Synced { ticket, .. } if ticket > state.tickets => {}
             Report::Synced { ticket, outcome } => match state.on_sync.remove(&ticket) {
                 Some(callback) => after.syncs.push((callback, outcome.map_err(Error::from))),
                 None => drop(state.syncs.insert(ticket, outcome)),
             },
+            // Who it is was known before: a process that says otherwise would have others killed in its place.
+            Report::Identity { .. } if !matches!(state.birth, Birth::Awaited) => {}
             Report::Identity { pid } => {
                 state.birth = match fds.next() {
                     Some(pidfd) => Birth::Born((pid, Some(Arc::new(pidfd)))),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::{self, SigSet};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -43,7 +44,8 @@ struct SignalSource {
 }
 
 impl Signals {
-    /// From now on the signals come as events.
+    /// From now on the signals come as events. Whoever started this program may have had them blocked (a mask
+    /// outlives exec), so the calling thread takes them from here on.
     pub(super) fn watch(events: Sender<Event>) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         let numbers = MEANING.map(|(number, _)| number);
@@ -51,6 +53,8 @@ impl Signals {
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
         let source = Arc::new(SignalSource { delivery: Mutex::new(delivery), events });
         let held: Arc<dyn Source> = source.clone();
+        let blocked = numbers.into_iter().map(signal::Signal::try_from);
+        blocked.collect::<Result<SigSet, _>>()?.thread_unblock()?;
         let token = Hub::get()?.watch(descriptor, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
         Ok(Signals { source, token })
     }
