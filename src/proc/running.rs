@@ -90,7 +90,8 @@ impl Running {
 
     /// Calls `callback` once with the process's end, or with the reason why it was never born.
     ///
-    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    /// It is called on this crate's own thread, so it must not wait: while it does, nobody else is told anything. Let it
+    /// send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
         self.node.on_exit(Box::new(callback));
         self.node.live_until_end();

@@ -36,7 +36,10 @@ pub(crate) fn initialise(registry: &Registry) {
         }
         Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
         Err(error) => {
-            eprintln!("hatchery: cannot start as a template: {error}");
+            eprintln!(
+                "hatchery: cannot start as a template: {error} (it was asked to by the environment variable \
+                 HATCHERY_TEMPLATE, which only a master should set)"
+            );
             std::process::exit(EXIT_NOT_A_TEMPLATE)
         }
     }
