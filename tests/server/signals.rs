@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
-use crate::support::processes::{is_alive, stat};
+use crate::support::processes::{eventually, is_alive, stat};
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
         ttou_never_takes_the_last_worker,
         winch_drains_the_workers_and_keeps_the_listeners_until_ttin,
         the_terminals_interrupt_does_not_reach_the_workers,
+        a_resized_window_changes_nothing,
         signals_blocked_by_whoever_started_the_server_are_heard,
     ]
 }
@@ -55,7 +56,7 @@ fn ttou_never_takes_the_last_worker() {
 }
 
 fn winch_drains_the_workers_and_keeps_the_listeners_until_ttin() {
-    let mut server = Server::start(&["--workers", "2"]);
+    let mut server = Launch::hatchery().args(["--workers", "2"]).in_background().start();
     server.signal(Signal::SIGWINCH);
     server.log.wait_for_many(0, 2, "the workers' ends", |record| record.is("worker drained"));
     // The kernel takes the connection, and the client waits for who serves it.
@@ -80,6 +81,28 @@ fn the_terminals_interrupt_does_not_reach_the_workers() {
     signal_process(workers[&0], Signal::SIGTERM);
     server.successor(0, workers[&0]);
     server.get("/").greeting();
+}
+
+fn a_resized_window_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = format!("unix:{}", directory.path().join("socket").display());
+    let pid_file = directory.path().join("pid");
+    let program = env!("CARGO_BIN_EXE_hatchery");
+    let command = format!("exec {program} --workers 2 --listen {address} --pid-file {}", pid_file.display());
+    // In a terminal of its own, in whose foreground it is; what else is given to the shell is not for it.
+    let in_a_terminal = ["-c", r#"exec script -qec "$0" /dev/null"#, &command];
+    let mut server = Launch::program("/bin/sh").args(in_a_terminal).spawn();
+    eventually("it answers", || Client::connect(&address).and_then(|mut client| client.get("/")).is_ok());
+    let master: i32 = std::fs::read_to_string(pid_file).expect("a pid file").trim().parse().expect("a pid");
+    eventually("both workers are there", || server.processes().len() >= 5);
+    let before = server.processes();
+    signal_process(master, Signal::SIGWINCH);
+    // Had the workers been drained, this would bring them back, and no third.
+    signal_process(master, Signal::SIGTTIN);
+    eventually("a third worker is there", || server.processes().len() == before.len() + 1);
+    assert!(before.iter().all(|&pid| is_alive(pid)));
+    signal_process(master, Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 fn signals_blocked_by_whoever_started_the_server_are_heard() {

@@ -113,7 +113,7 @@ impl Master {
         log: Logger,
     ) -> Result<Master, RunError> {
         for listener in &listeners {
-            info!(log, "listening"; "address" => %listener.address());
+            info!(log, "listening"; "address" => %listener.address(), "pid" => std::process::id());
         }
         let policy = Policy {
             workers: config.workers.get(),

@@ -1,5 +1,6 @@
 //! The master's signals become events.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{self, SigSet};
+use nix::unistd::{getpgrp, tcgetpgrp};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -29,7 +31,17 @@ const MEANING: [(i32, Signal); 7] = [
 
 /// What a signal asks for, if it is one of those that the master takes.
 pub(super) fn meaning(signal: i32) -> Option<Signal> {
+    if signal == SIGWINCH && is_in_the_foreground() {
+        return None;
+    }
     MEANING.iter().find(|(number, _)| *number == signal).map(|(_, meaning)| *meaning)
+}
+
+/// Whether a terminal has this process in its foreground. It signals every change of its window's size there (tty_ioctl(4)),
+/// so that SIGWINCH is not an operator's wish.
+fn is_in_the_foreground() -> bool {
+    let terminal = File::open("/dev/tty").and_then(|terminal| Ok(tcgetpgrp(terminal)?));
+    terminal.is_ok_and(|group| group == getpgrp())
 }
 
 /// The signals under watch; dropped, they are no longer events.

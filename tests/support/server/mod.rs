@@ -10,7 +10,7 @@ pub mod processes;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +37,7 @@ pub struct Launch {
     args: Vec<OsString>,
     variables: Vec<(String, OsString)>,
     stdin: Stdio,
+    in_background: bool,
 }
 
 impl Launch {
@@ -58,6 +59,7 @@ impl Launch {
             args: Vec::new(),
             variables: Vec::new(),
             stdin: Stdio::null(),
+            in_background: false,
         }
     }
 
@@ -88,6 +90,12 @@ impl Launch {
         self
     }
 
+    /// In a process group of its own: never in the foreground of the terminal that the tests may run in.
+    pub fn in_background(mut self) -> Launch {
+        self.in_background = true;
+        self
+    }
+
     /// Starts it on a port of the kernel's choice and waits until it serves.
     pub fn start(self) -> Server {
         let server = self.args(["--listen", "127.0.0.1:0"]).spawn();
@@ -110,6 +118,9 @@ impl Launch {
             .stdin(self.stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if self.in_background {
+            command.process_group(0);
+        }
         let mut child = command.spawn().expect("a server can be started");
         let pid = child.id() as i32;
         let log = Log::read(child.stderr.take().expect("it is piped"));
