@@ -155,8 +155,7 @@ impl Effects {
         match self.try_fork(id, slot, generation) {
             Ok(worker) => drop(self.workers.insert(id, worker)),
             Err(error) => {
-                let source = std::sync::Arc::new(io::Error::other(proc::words_of(error.as_ref())));
-                let end = Err(proc::Error::System { operation: "fork a worker", source });
+                let end = Err(format!("cannot fork a worker: {}", proc::words_of(error.as_ref())));
                 self.tell(Event::WorkerEnded { id, end });
             }
         }
@@ -172,7 +171,10 @@ impl Effects {
         let events = self.events.clone();
         running.on_birth(move |pid| drop(events.send(Event::WorkerBorn { id, pid })));
         let events = self.events.clone();
-        running.on_exit(move |end| drop(events.send(Event::WorkerEnded { id, end })));
+        running.on_exit(move |end| {
+            let end = end.map_err(|error| words_of(&error));
+            let _ = events.send(Event::WorkerEnded { id, end });
+        });
         Ok(Worker::new(running, record))
     }
 
@@ -250,7 +252,7 @@ impl Effects {
         Some(supervisor::Event::WorkerForked { id, pid })
     }
 
-    fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, proc::Error>) -> Vec<supervisor::Event> {
+    fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, String>) -> Vec<supervisor::Event> {
         let mut told = Vec::new();
         // Its own words come before its end.
         let last_messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
@@ -270,8 +272,8 @@ impl Effects {
                 }
                 told.push(supervisor::Event::WorkerExited { id, exit: as_told(&exit), words });
             }
-            Err(error) => {
-                let cause = StartFailure::Resource { words: words_of(&error) };
+            Err(words) => {
+                let cause = StartFailure::Resource { words };
                 told.push(supervisor::Event::WorkerFailed { id, cause });
             }
         }

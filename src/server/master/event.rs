@@ -19,8 +19,8 @@ pub(super) enum Event {
     WorkerSaid { id: WorkerId, message: FromWorker },
     /// A worker has closed its socket.
     WorkerHungUp { id: WorkerId },
-    /// A worker's process has ended, or never came to be.
-    WorkerEnded { id: WorkerId, end: Result<Exit, Error> },
+    /// A worker's process has ended, or never came to be, for the reason in these words.
+    WorkerEnded { id: WorkerId, end: Result<Exit, String> },
 }
 
 /// One life of a generation's template: after a death the next one has the same generation.
