@@ -70,13 +70,10 @@ fn a_template_that_exits_or_dies_in_its_preload_ends_the_boot() {
 }
 
 fn a_failing_start_ends_the_boot_within_two_seconds_with_its_own_words() {
-    let took = || {
-        let began = Instant::now();
-        boot(&[("start", "fail no licence for this machine")]).expect(3, &["no licence for this machine"]);
-        began.elapsed()
-    };
-    // A machine that is busy with other things may need more now and then.
-    assert!((0..3).any(|_| took() < Duration::from_secs(2)), "it took more than two seconds three times");
+    let began = Instant::now();
+    boot(&[("start", "fail no licence for this machine")]).expect(3, &["no licence for this machine"]);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
 }
 
 fn a_panicking_start_ends_the_boot_with_its_own_words() {

@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
-use crate::support::{Launch, Server, signal_process};
+use crate::support::{Launch, Server, freeze, signal_process};
 
 pub fn tests() -> Vec<Trial> {
     trials!["command":
@@ -52,7 +52,7 @@ fn hello_greets_with_slot_pid_and_generation_from_several_workers() {
         assert_eq!((workers[&slot], generation), (pid, 1));
         assert!(met.insert(pid), "a stopped worker has answered");
         // Whoever stands still leaves the others to answer.
-        signal_process(pid, Signal::SIGSTOP);
+        freeze(pid);
     }
     met.into_iter().for_each(|pid| signal_process(pid, Signal::SIGCONT));
 }

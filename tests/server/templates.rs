@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::fixtures::Orders;
 use crate::support::processes::{children, descriptors, eventually, is_alive, stat};
-use crate::support::{Launch, Server, signal_process};
+use crate::support::{Launch, Server, freeze, signal_process};
 
 pub fn tests() -> Vec<Trial> {
     trials!["templates":
@@ -74,7 +74,7 @@ fn invariant_2_the_template_leads_a_process_group_of_its_own() {
 fn invariant_4_a_stopped_worker_does_not_keep_the_master_from_replacing_others() {
     let mut server = Server::start(&["--workers", "3", "--graceful-timeout", "500ms"]);
     let workers = server.workers();
-    signal_process(workers[&0], Signal::SIGSTOP);
+    freeze(workers[&0]);
     signal_process(workers[&1], Signal::SIGKILL);
     server.successor(1, workers[&1]);
     server.signal(Signal::SIGTTIN);
@@ -91,7 +91,7 @@ fn invariant_4_a_stopped_template_does_not_keep_the_master_from_stopping() {
     let mut server = Server::start(&["--workers", "3"]);
     let template = server.template();
     let workers = server.workers();
-    signal_process(template, Signal::SIGSTOP);
+    freeze(template);
     server.signal(Signal::SIGTTIN);
     server.log.wait("the master hears", |record| record.is("number of workers changed"));
     server.get("/").greeting();
@@ -103,7 +103,7 @@ fn invariant_4_a_template_that_stands_still_is_replaced() {
     let server = Server::start(&["--workers", "3", "--start-timeout", "700ms"]);
     let template = server.template();
     let workers = server.workers();
-    signal_process(template, Signal::SIGSTOP);
+    freeze(template);
     signal_process(workers[&0], Signal::SIGKILL);
     server.log.wait("the template is given up", |record| record.is("template lost"));
     server.successor(0, workers[&0]);

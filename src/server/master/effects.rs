@@ -95,6 +95,17 @@ impl Effects {
         let name = self.program.file_name().unwrap_or_default();
         let title = proc::titled(name, &format!("generation {}", id.generation));
         let mut template = Template::start(image, &self.program, &title)?;
+        let events = self.events.clone();
+        template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
+        match self.instruct(&mut template, id) {
+            // Its end, which tells why, is on the way.
+            Err(error) if error.downcast_ref().is_some_and(is_gone) => Ok(template),
+            instructed => instructed.map(|()| template),
+        }
+    }
+
+    /// Hands a template what its workers need and lets it preload.
+    fn instruct(&self, template: &mut Template, id: TemplateId) -> Result<(), BoxError> {
         for listener in &self.listeners {
             template.send_fd(listener.as_fd().try_clone_to_owned()?)?;
         }
@@ -103,16 +114,13 @@ impl Effects {
         let arguments = [encode(&id.generation)?, encode(&nix::unistd::getpid().as_raw())?];
         template.call(&preload_entry(self.config.service), arguments)?;
         let events = self.events.clone();
-        template.on_exit(move |end| drop(events.send(Event::TemplateEnded { template: id, end })));
-        let events = self.events.clone();
         template.on_sync(move |outcome| {
-            // Its death is told by its end.
-            if !matches!(outcome, Err(proc::Error::Gone { .. })) {
+            if !outcome.as_ref().is_err_and(is_gone) {
                 let outcome = outcome.map_err(|error| words_of(&error));
                 let _ = events.send(Event::Preloaded { template: id, outcome });
             }
         })?;
-        Ok(template)
+        Ok(())
     }
 
     fn worker_config(&self) -> WorkerConfig {
@@ -314,6 +322,11 @@ fn as_told(exit: &Exit) -> supervisor::Exit {
         How::Signal { signal, .. } => supervisor::Exit::Signal(signal),
         How::Unobserved => supervisor::Exit::Unknown,
     }
+}
+
+/// Whether the process is gone, which its end tells better.
+fn is_gone(error: &proc::Error) -> bool {
+    matches!(error, proc::Error::Gone { .. })
 }
 
 /// An error's own words; those of a service without the name of the entry point around them.

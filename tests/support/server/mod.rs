@@ -294,3 +294,10 @@ impl Drop for Server {
 pub fn signal_process(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("the process is there");
 }
+
+/// Stops a process and waits until it stands still: until then it may still take what comes for its kind.
+#[track_caller]
+pub fn freeze(pid: i32) {
+    signal_process(pid, Signal::SIGSTOP);
+    processes::eventually("it stands still", || processes::stat(pid).is_some_and(|stat| stat.state == 'T'));
+}
