@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use slog::{Logger, debug, error, warn};
 
+use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn, Fill};
 use super::deadline::Deadlines;
 use super::parked::Phase;
@@ -30,6 +31,7 @@ pub(super) struct Attendant<S> {
     pub(super) pid: u32,
     pub(super) record: Record,
     pub(super) deadlines: Deadlines,
+    pub(super) cleanups: Cleanups,
     pub(super) buffers: Buffers,
     pub(super) requests: u64,
     pub(super) draining: bool,
@@ -149,6 +151,9 @@ impl<S: Service> Attendant<S> {
 
         self.deadlines.end();
         self.now = Monotonic::now();
+        if !self.cleanups.is_empty() {
+            self.clean_up();
+        }
         self.record.set_label(b"");
         if !matches!(then, ControlFlow::Break(Outcome::Partial { .. })) {
             self.requests += 1;
@@ -165,6 +170,7 @@ impl<S: Service> Attendant<S> {
             pid: self.pid,
             draining: self.draining,
             deadline,
+            cleanups: &self.cleanups,
         };
         let answered = conn.output_len();
         match catch(|| self.service.serve(conn, &mut cx)) {
@@ -177,6 +183,15 @@ impl<S: Service> Attendant<S> {
             }
         }
         Next::Close
+    }
+
+    /// The request is over, and so is its deadline: the cleanups have the time of a request of their own.
+    fn clean_up(&mut self) {
+        self.record.set_request_started(Some(self.now));
+        self.deadlines.begin_cleanups(self.now);
+        self.cleanups.run(|panic| error!(self.log, "a cleanup panicked"; "panic" => %panic, "label" => self.label()));
+        self.deadlines.end();
+        self.now = Monotonic::now();
     }
 
     /// A client that went away is everyday life; anything else is worth a look.

@@ -44,6 +44,15 @@ impl Deadlines {
         }
     }
 
+    /// The cleanups of a request come in hand at `now`, with as much time as a request has. What is left of the ended
+    /// request's alarm does not reach them.
+    pub(super) fn begin_cleanups(&self, now: Monotonic) {
+        if let Some(limits) = &self.0 {
+            let soft = now.after(limits.timeout);
+            limits.alarm.begin_anew(soft, soft.after(limits.kill_after));
+        }
+    }
+
     /// No request is in hand.
     pub(super) fn end(&self) {
         if let Some(limits) = &self.0 {

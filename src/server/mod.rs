@@ -4,6 +4,7 @@ mod acceptor;
 mod address;
 mod attend;
 mod bind_error;
+mod cleanup;
 mod config;
 mod conn;
 mod deadline;
@@ -12,6 +13,7 @@ mod hosting;
 mod ids;
 mod input;
 mod listener;
+mod lock;
 #[cfg(feature = "cli")]
 mod logging;
 mod master;
@@ -43,6 +45,7 @@ pub use ids::{Generation, Slot};
 #[cfg(feature = "cli")]
 pub(crate) use listener::resolves;
 pub use listener::{BACKLOG, Listener};
+pub use lock::FileLock;
 #[cfg(feature = "cli")]
 pub use logging::stderr_logger;
 pub use master::{RunError, run};

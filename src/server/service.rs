@@ -1,15 +1,19 @@
 //! What a user writes: a [`Service`], and what it is given to work with.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use slog::Logger;
 
 use super::acceptor::Acceptor;
+use super::cleanup::Cleanups;
 use super::conn::Conn;
 use super::drain::{DrainNotice, MasterLink};
+use super::lock::{self, FileLock};
 use super::scoreboard::Record;
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use super::{Generation, Slot, worker};
@@ -195,6 +199,7 @@ pub struct RequestCx<'a> {
     pub(super) pid: u32,
     pub(super) draining: bool,
     pub(super) deadline: Option<Monotonic>,
+    pub(super) cleanups: &'a Cleanups,
 }
 
 impl RequestCx<'_> {
@@ -220,6 +225,67 @@ impl RequestCx<'_> {
     /// give up or to call again.
     pub fn overdue(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
+    }
+
+    /// Leaves something to be done when the request has ended in any way that leaves the worker alive: a return, an
+    /// error, a panic, a deadline that interrupts, a client that has gone. The last one left runs first. They run when
+    /// the answer has been sent (that to the next request of a client that sends several at once waits for them), and
+    /// the ended request's deadline does not touch them: together they may take as long as a request may. One that
+    /// panics is logged, and the others run.
+    ///
+    /// A call of [`serve`](Service::serve) that leaves its request incomplete ends what it has left here, too. Nothing
+    /// runs when the worker dies: what must end even then belongs to the kernel, such as a [`lock`](Self::lock).
+    ///
+    /// ```
+    /// # use hatchery::server::{Conn, Next, RequestCx, Result};
+    /// fn serve(conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
+    ///     let draft = std::env::temp_dir().join(format!("draft-{}", cx.pid()));
+    ///     let path = draft.clone();
+    ///     cx.on_cleanup(move || drop(std::fs::remove_file(path)));
+    ///     std::fs::write(&draft, conn.read_line(4096)?.unwrap_or_default())?;
+    ///     // What follows may fail, panic or take too long: the draft will be gone.
+    ///     Ok(Next::Park)
+    /// }
+    /// ```
+    pub fn on_cleanup(&self, cleanup: impl FnOnce() + 'static) {
+        self.cleanups.add(cleanup);
+    }
+
+    /// Waits for the lock on a file, at most until the deadline, and holds it alone; see [`FileLock`]. It is let go with
+    /// its scope, and with the worker, however that ends.
+    ///
+    /// ```
+    /// # use hatchery::server::{RequestCx, Result};
+    /// # fn book(cx: &RequestCx<'_>) -> Result<()> {
+    /// let _lock = cx.lock("/run/shop/stock.lock")?;
+    /// // From here to the end of the function no other process has it.
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut` when the deadline has passed; else as for [`FileLock::exclusive`].
+    pub fn lock(&self, path: impl AsRef<Path>) -> io::Result<FileLock> {
+        lock::wait_for(path.as_ref(), File::lock, || self.in_time())
+    }
+
+    /// As [`lock`](Self::lock), but held together with all others that ask for it in this way.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    pub fn lock_shared(&self, path: impl AsRef<Path>) -> io::Result<FileLock> {
+        lock::wait_for(path.as_ref(), File::lock_shared, || self.in_time())
+    }
+
+    /// For code that a signal has interrupted: whether to go on.
+    ///
+    /// # Errors
+    /// `TimedOut` when the deadline has passed.
+    pub fn in_time(&self) -> io::Result<()> {
+        match self.overdue() {
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the request's deadline has passed")),
+            false => Ok(()),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use slog::{Discard, Logger, o};
 
 use super::acceptor::Acceptor;
+use super::cleanup::Cleanups;
 use super::conn::Conn;
 use super::drain::MasterLink;
 use super::message::{FromWorker, ToWorker};
@@ -40,13 +41,14 @@ pub(crate) struct Bench {
     pub(crate) config: WorkerConfig,
     birth: WorkerBirth,
     record: Record,
+    cleanups: Cleanups,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let board = Board::new(1).expect("a scoreboard");
         let record = record(&board);
-        Self { board, config: WorkerConfig::default(), birth: birth(), record }
+        Self { board, config: WorkerConfig::default(), birth: birth(), record, cleanups: Cleanups::default() }
     }
 
     /// What `serve` is given.
@@ -58,6 +60,7 @@ impl Bench {
             pid: std::process::id(),
             draining,
             deadline: left.map(|left| Monotonic::now().after(left)),
+            cleanups: &self.cleanups,
         }
     }
 }

@@ -23,6 +23,7 @@ use slog::{info, warn};
 
 use super::acceptor::Acceptor;
 use super::attend::{Attendant, Outcome};
+use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn};
 use super::deadline::Deadlines;
 use super::drain::DrainNotice;
@@ -79,6 +80,7 @@ impl<S: Service> Worker<S> {
                 pid: cx.pid,
                 record: cx.record,
                 buffers: Buffers::default(),
+                cleanups: Cleanups::default(),
                 requests: 0,
                 draining: false,
                 now: Monotonic::now(),

@@ -53,13 +53,23 @@ impl Alarm {
 
     /// The work in hand is to be interrupted from `soft` on and killed at `hard`.
     pub(crate) fn begin(&self, soft: Monotonic, hard: Monotonic) {
+        self.keep(soft, hard);
+        if soft.nanos() < PENDING.load(Ordering::Relaxed) {
+            set_timer(soft.nanos());
+        }
+    }
+
+    /// As [`begin`](Self::begin), for work that nothing pending from before may interrupt: at the cost of a system call.
+    pub(crate) fn begin_anew(&self, soft: Monotonic, hard: Monotonic) {
+        self.keep(soft, hard);
+        set_timer(soft.nanos());
+    }
+
+    fn keep(&self, soft: Monotonic, hard: Monotonic) {
         HARD.store(hard.nanos(), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         SOFT.store(soft.nanos(), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        if soft.nanos() < PENDING.load(Ordering::Relaxed) {
-            set_timer(soft.nanos());
-        }
     }
 
     /// The work is done. What is pending fires once more, finds nothing to do and stays off.

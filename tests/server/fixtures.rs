@@ -26,6 +26,7 @@ pub fn become_fixture() -> Option<ExitCode> {
             SigSet::all().thread_block().expect("signals can be blocked");
             Some(hatchery::serve::<Probe>())
         }
+        "cleanups" => Some(hatchery::serve::<crate::cleanups::Fixture>()),
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),
         other => panic!("there is no fixture {other:?}"),
     }

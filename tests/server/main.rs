@@ -20,6 +20,7 @@ macro_rules! trials {
 }
 
 mod boot;
+mod cleanups;
 mod command;
 mod descriptors;
 mod listeners;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     }
     let subjects = [
         boot::tests(),
+        cleanups::tests(),
         command::tests(),
         descriptors::tests(),
         listeners::tests(),

@@ -5,7 +5,6 @@
 //! `hello` has these routes only with the argument `faults=true`; they are for whoever may stop the
 //! server anyway.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,7 +12,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
@@ -163,16 +161,9 @@ fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
         let millis = left.as_nanos().div_ceil(1_000_000);
         match poll(&mut [], PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
             Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => in_time(cx)?,
+            Err(Errno::EINTR) => cx.in_time()?,
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-fn in_time(cx: &RequestCx<'_>) -> io::Result<()> {
-    match cx.overdue() {
-        true => Err(io::Error::new(io::ErrorKind::TimedOut, "the request's deadline has passed")),
-        false => Ok(()),
     }
 }
 
@@ -193,18 +184,9 @@ fn segv() -> io::Result<String> {
 }
 
 fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<String> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
-    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let mut file = open.map_err(named)?;
-    let _guard = loop {
-        file = match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(guard) => break guard,
-            Err((file, Errno::EINTR)) => in_time(cx).map(|()| file)?,
-            Err((_, error)) => return Err(named(error.into())),
-        };
-    };
+    let lock = cx.lock(path)?;
     sleep(hold, cx)?;
-    Ok(format!("held {} for {hold:?}\n", path.display()))
+    Ok(format!("held {} for {hold:?}\n", lock.path().display()))
 }
 
 /// The shell leaves at once, so the sleeping process is nobody's zombie here; its group is its own,
