@@ -75,6 +75,11 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     request_timeout: Option<String>,
 
+    /// How long after its deadline a request that cannot be interrupted may still run, before it takes
+    /// its worker with it; with a unit, up to 1day, and 0s kills at the deadline [default: 5s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    request_kill_after: Option<String>,
+
     /// How long an open connection may stay idle between two requests, with a unit; 1ms to 1day, or
     /// `off` (also `0`) for no limit [default: 60s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
@@ -153,6 +158,7 @@ impl From<ServerArgs> for Asked {
             faults: false,
             args: many(args.args, "--arg"),
             request_timeout: one(args.request_timeout, "--request-timeout"),
+            request_kill_after: one(args.request_kill_after, "--request-kill-after"),
             idle_timeout: one(args.idle_timeout, "--idle-timeout"),
             start_timeout: one(args.start_timeout, "--start-timeout"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),

@@ -21,6 +21,7 @@ impl Display for Shown<'_> {
             writeln!(f, "arg = {key}={value}")?;
         }
         writeln!(f, "request-timeout = {}", limit(config.request_timeout))?;
+        writeln!(f, "request-kill-after = {}", limit(Some(config.request_kill_after)))?;
         writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
         writeln!(f, "start-timeout = {}", limit(Some(config.start_timeout)))?;
         writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;

@@ -39,6 +39,7 @@ fn every_flag_reaches_the_configuration() {
         "--arg",
         "empty=",
         "--request-timeout=1m 30s",
+        "--request-kill-after=250ms",
         "--idle-timeout=off",
         "--start-timeout=5s",
         "--graceful-timeout=0s",
@@ -55,6 +56,7 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.args["index"], "/data/a=b");
     assert_eq!(config.args["empty"], "");
     assert_eq!(config.request_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.request_kill_after, Duration::from_millis(250));
     assert_eq!(config.idle_timeout, None);
     assert_eq!(config.start_timeout, Duration::from_secs(5));
     assert_eq!(config.graceful_timeout, Duration::ZERO);
@@ -79,7 +81,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 9);
+    assert_eq!(checked, 10);
 }
 
 #[test]
@@ -98,6 +100,8 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--request-timeout", "-1s", "500ms, 30s or 2m"),
         ("--request-timeout", "1us", "from 1ms to 1day"),
         ("--request-timeout", "2days", "from 1ms to 1day"),
+        ("--request-kill-after", "off", "500ms, 30s or 2m"),
+        ("--request-kill-after", "2days", "from 0s to 1day"),
         ("--idle-timeout", "", "500ms, 30s or 2m"),
         ("--start-timeout", "0s", "from 1ms to 1day"),
         ("--graceful-timeout", "off", "500ms, 30s or 2m"),
@@ -197,7 +201,8 @@ fn what_check_config_shows_is_every_setting() {
     assert_eq!(
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
-         request-timeout = 30s\nidle-timeout = 1m\nstart-timeout = 30s\ngraceful-timeout = 30s\npid-file = none\n\
+         request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
+         graceful-timeout = 30s\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

@@ -9,7 +9,8 @@ use slog::{Logger, debug, error, warn};
 
 use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn, Fill};
-use super::deadline::Deadlines;
+use super::deadline::{Begun, Deadlines};
+use super::in_hand::InHand;
 use super::parked::Phase;
 use super::scoreboard::{Record, WorkerState};
 use super::service::{BoxError, Next, RequestCx, Service};
@@ -30,6 +31,7 @@ pub(super) struct Attendant<S> {
     pub(super) birth: WorkerBirth,
     pub(super) pid: u32,
     pub(super) record: Record,
+    pub(super) in_hand: &'static InHand,
     pub(super) deadlines: Deadlines,
     pub(super) cleanups: Cleanups,
     pub(super) buffers: Buffers,
@@ -47,22 +49,22 @@ pub(super) enum Outcome {
     Nothing,
     /// Everything that came is answered.
     Idle,
-    /// A request has begun to come, at this moment.
-    Partial { since: Monotonic },
+    /// A request has begun to come.
+    Partial(Begun),
     /// It is over.
     Close,
 }
 
 impl<S: Service> Attendant<S> {
-    /// Takes in what has come, and serves it. `since` is when the request began to come, if a part
-    /// of it came earlier.
-    pub(super) fn visit(&mut self, conn: &mut Conn, since: Option<Monotonic>) -> Outcome {
+    /// Takes in what has come, and serves it. `begun` is the request of which a part came earlier, if
+    /// there is one.
+    pub(super) fn visit(&mut self, conn: &mut Conn, begun: Option<Begun>) -> Outcome {
         conn.borrow_buffers(&mut self.buffers);
         let outcome = match conn.try_fill() {
-            Ok(Fill::Read(_)) => self.serve_all(conn, since, false),
+            Ok(Fill::Read(_)) => self.serve_all(conn, begun, false),
             Ok(Fill::WouldBlock) => Outcome::Nothing,
             Ok(Fill::Eof) if conn.buffer().is_empty() => Outcome::Close,
-            Ok(Fill::Eof) => self.serve_all(conn, since, false),
+            Ok(Fill::Eof) => self.serve_all(conn, begun, false),
             Err(error) => {
                 self.report(&error.into(), conn);
                 Outcome::Close
@@ -73,9 +75,9 @@ impl<S: Service> Attendant<S> {
     }
 
     /// Lets the service say to the client that the rest of its request did not come in time.
-    pub(super) fn time_out(&mut self, conn: &mut Conn, since: Monotonic) {
+    pub(super) fn time_out(&mut self, conn: &mut Conn, request: Begun) {
         conn.borrow_buffers(&mut self.buffers);
-        self.serve_all(conn, Some(since), true);
+        self.serve_all(conn, Some(request), true);
         conn.return_buffers(&mut self.buffers);
     }
 
@@ -92,7 +94,7 @@ impl<S: Service> Attendant<S> {
             Outcome::Nothing if self.draining && before == Phase::Idle => None,
             Outcome::Nothing => Some(before),
             Outcome::Idle => Some(Phase::Idle),
-            Outcome::Partial { since } => Some(Phase::Partial { since }),
+            Outcome::Partial(request) => Some(Phase::Partial(request)),
             Outcome::Close if matches!(before, Phase::Lingering { .. }) => None,
             Outcome::Close => conn.begin_linger().then_some(Phase::Lingering { left: LINGER_BYTES }),
         }
@@ -103,17 +105,17 @@ impl<S: Service> Attendant<S> {
         match phase {
             Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
             Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
-            Phase::Partial { since } => self.deadlines.of_request(since),
+            Phase::Partial(request) => request.due,
             Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
         }
     }
 
-    fn serve_all(&mut self, conn: &mut Conn, since: Option<Monotonic>, timed_out: bool) -> Outcome {
-        let mut since = since.unwrap_or(self.now);
+    fn serve_all(&mut self, conn: &mut Conn, begun: Option<Begun>, timed_out: bool) -> Outcome {
+        let mut request = begun.unwrap_or_else(|| self.deadlines.request(self.now));
         self.record.set_state(WorkerState::Busy);
         let outcome = loop {
-            match self.serve_one(conn, since, timed_out) {
-                ControlFlow::Continue(()) => since = self.now,
+            match self.serve_one(conn, request, timed_out) {
+                ControlFlow::Continue(()) => request = self.deadlines.request(self.now),
                 ControlFlow::Break(outcome) => break outcome,
             }
         };
@@ -127,20 +129,19 @@ impl<S: Service> Attendant<S> {
     }
 
     /// One call of the service; to go on means that the next request has already come.
-    fn serve_one(&mut self, conn: &mut Conn, since: Monotonic, timed_out: bool) -> ControlFlow<Outcome> {
-        let deadline = self.deadlines.of_request(since);
-        self.record.set_request_started(Some(since));
-        conn.begin(deadline, timed_out);
-        self.deadlines.begin(deadline, self.now);
+    fn serve_one(&mut self, conn: &mut Conn, request: Begun, timed_out: bool) -> ControlFlow<Outcome> {
+        self.record.set_request_started(Some(request.since));
+        conn.begin(self.in_hand, timed_out);
+        self.deadlines.begin(request, self.now);
 
-        let next = self.call_service(conn, deadline);
+        let next = self.call_service(conn, request);
         let mut then = match next {
             Next::Close => ControlFlow::Break(Outcome::Close),
             Next::Park if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
             Next::Park if conn.has_consumed() => ControlFlow::Continue(()),
             // It waits for more, and there is no more to come.
             Next::Park if conn.has_ended() || timed_out => ControlFlow::Break(Outcome::Close),
-            Next::Park => ControlFlow::Break(Outcome::Partial { since }),
+            Next::Park => ControlFlow::Break(Outcome::Partial(Begun { due: self.deadlines.due(), ..request })),
         };
         if then.is_break()
             && let Err(error) = conn.flush()
@@ -150,26 +151,28 @@ impl<S: Service> Attendant<S> {
         }
 
         self.deadlines.end();
+        conn.end();
         self.now = Monotonic::now();
         if !self.cleanups.is_empty() {
             self.clean_up();
         }
         self.record.set_label(b"");
-        if !matches!(then, ControlFlow::Break(Outcome::Partial { .. })) {
+        if !matches!(then, ControlFlow::Break(Outcome::Partial(_))) {
             self.requests += 1;
             self.record.set_requests(self.requests);
         }
         then
     }
 
-    fn call_service(&mut self, conn: &mut Conn, deadline: Option<Monotonic>) -> Next {
+    fn call_service(&mut self, conn: &mut Conn, request: Begun) -> Next {
         let mut cx = RequestCx {
             config: &self.config,
             birth: &self.birth,
             record: &self.record,
             pid: self.pid,
             draining: self.draining,
-            deadline,
+            since: request.since,
+            deadlines: &self.deadlines,
             cleanups: &self.cleanups,
         };
         let answered = conn.output_len();

@@ -40,6 +40,9 @@ pub struct Config {
     pub args: BTreeMap<String, String>,
     /// How long a request may take from its first byte; `None` is without end. Default: 30 s.
     pub request_timeout: Option<Duration>,
+    /// How long after its deadline a request that cannot be interrupted may still run, before it takes its worker
+    /// with it; at zero every deadline kills at once. Default: 5 s.
+    pub request_kill_after: Duration,
     /// How long a parked connection may stay idle; `None` is without end. Default: 60 s.
     pub idle_timeout: Option<Duration>,
     /// How long a worker may take from its fork to its readiness; less than 1 ms is taken for 1 ms. Default: 30 s.
@@ -64,6 +67,7 @@ impl Default for Config {
             faults: false,
             args: BTreeMap::new(),
             request_timeout: Some(Duration::from_secs(30)),
+            request_kill_after: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(60)),
             start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::SockRef;
 
+use super::in_hand::InHand;
 use super::input::Input;
 use crate::sys::clock::Monotonic;
 use crate::sys::stream::{self, Wait};
@@ -33,6 +34,9 @@ pub struct Conn {
     socket: OwnedFd,
     input: Input,
     output: Vec<u8>,
+    /// The request in hand, while this connection is served.
+    request: Option<&'static InHand>,
+    /// What was set beside the request's deadline.
     deadline: Option<Monotonic>,
     /// The peer has sent its last byte.
     ended: bool,
@@ -91,6 +95,7 @@ impl Conn {
             socket,
             input: Input::default(),
             output: Vec::new(),
+            request: None,
             deadline: None,
             ended: false,
             timed_out: false,
@@ -137,7 +142,7 @@ impl Conn {
                 Fill::Eof => return Ok(0),
                 Fill::WouldBlock => {
                     self.flush()?;
-                    stream::wait(self.socket.as_fd(), Wait::Readable, self.deadline)?;
+                    stream::wait(self.socket.as_fd(), Wait::Readable, self.due())?;
                 }
             }
         }
@@ -219,14 +224,21 @@ impl Conn {
         self.lingers = true;
     }
 
-    /// When waiting ends; none: never. The worker loop sets it for each request.
+    /// When waiting ends; none: never. In the worker loop it ends at the request's own deadline as
+    /// well, and what is set here holds until `serve` returns.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         let now = (Monotonic::now(), Instant::now());
         self.deadline = deadline.map(|at| now.0.after(at.saturating_duration_since(now.1)));
     }
 
+    /// When waiting ends.
+    fn due(&self) -> Option<Monotonic> {
+        let of_request = self.request.and_then(InHand::due);
+        self.deadline.into_iter().chain(of_request).min()
+    }
+
     fn is_overdue(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
+        self.due().is_some_and(|due| due <= Monotonic::now())
     }
 
     fn send_output(&mut self) -> io::Result<()> {
@@ -246,7 +258,7 @@ impl Conn {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    stream::wait(self.socket.as_fd(), Wait::Writable, self.deadline)?;
+                    stream::wait(self.socket.as_fd(), Wait::Writable, self.due())?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -280,10 +292,17 @@ impl Conn {
     }
 
     /// Begins a request, or goes on with one of which more has come.
-    pub(super) fn begin(&mut self, deadline: Option<Monotonic>, timed_out: bool) {
-        self.deadline = deadline;
+    pub(super) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
+        self.request = Some(request);
+        self.deadline = None;
         self.timed_out = timed_out;
         self.consumed = false;
+    }
+
+    /// No request of this connection is in hand any more.
+    pub(super) fn end(&mut self) {
+        self.request = None;
+        self.deadline = None;
     }
 
     /// Whether anything was consumed since the request began.

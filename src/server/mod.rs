@@ -11,6 +11,7 @@ mod deadline;
 mod drain;
 mod hosting;
 mod ids;
+mod in_hand;
 mod input;
 mod listener;
 mod lock;

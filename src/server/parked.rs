@@ -12,6 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::conn::Conn;
+use super::deadline::Begun;
 use crate::sys::clock::Monotonic;
 
 /// A parked connection.
@@ -29,10 +30,7 @@ pub(super) enum Phase {
     /// Its next request; nothing of it has come yet.
     Idle,
     /// The rest of a request.
-    Partial {
-        /// When the first byte of the request came.
-        since: Monotonic,
-    },
+    Partial(Begun),
     /// The client's end: everything is said, and what still comes is dropped.
     Lingering {
         /// How many bytes more are dropped before the patience ends.

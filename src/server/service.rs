@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slog::Logger;
 
 use super::acceptor::Acceptor;
 use super::cleanup::Cleanups;
 use super::conn::Conn;
+use super::deadline::Deadlines;
 use super::drain::{DrainNotice, MasterLink};
 use super::lock::{self, FileLock};
 use super::scoreboard::Record;
@@ -198,7 +199,8 @@ pub struct RequestCx<'a> {
     pub(super) record: &'a Record,
     pub(super) pid: u32,
     pub(super) draining: bool,
-    pub(super) deadline: Option<Monotonic>,
+    pub(super) since: Monotonic,
+    pub(super) deadlines: &'a Deadlines,
     pub(super) cleanups: &'a Cleanups,
 }
 
@@ -215,16 +217,49 @@ impl RequestCx<'_> {
         self.draining
     }
 
+    /// Gives this request a deadline of its own: it must have ended `limit` after its first byte came.
+    /// It replaces [`Config::request_timeout`](super::Config::request_timeout), shorter or longer,
+    /// for whatever is left of the request, also where there is no such timeout. It costs no system
+    /// call, but for a deadline that comes before all that were set lately.
+    ///
+    /// ```
+    /// # use std::{io::Write, time::Duration};
+    /// # use hatchery::server::{Conn, Next, RequestCx, Result};
+    /// fn serve(conn: &mut Conn, cx: &mut RequestCx) -> Result<Next> {
+    ///     cx.deadline(Duration::from_millis(200))?;
+    ///     let Some(line) = conn.read_line(4096)? else { return Ok(Next::Close) };
+    ///     writeln!(conn, "{line}")?;
+    ///     Ok(Next::Park)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of timer_create(2), if it is the worker's first deadline at all: EAGAIN where the user
+    /// may have no more signals pending (RLIMIT_SIGPENDING). What waits at the connection ends in
+    /// time even so; what computes is not interrupted.
+    pub fn deadline(&self, limit: Duration) -> io::Result<()> {
+        Ok(self.deadlines.move_to(self.since.after(limit))?)
+    }
+
+    /// Pushes the deadline: the request must have ended `by` from now. For long answers that are sent
+    /// piece by piece, where each piece earns the next one its time.
+    ///
+    /// # Errors
+    /// Those of [`deadline`](Self::deadline).
+    pub fn extend(&self, by: Duration) -> io::Result<()> {
+        Ok(self.deadlines.move_to(Monotonic::now().after(by))?)
+    }
+
     /// When the request must have ended; none: whenever it likes.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.map(Monotonic::instant)
+    pub fn due(&self) -> Option<Instant> {
+        self.deadlines.due().map(Monotonic::instant)
     }
 
     /// Whether the deadline has passed. From then on SIGALRM interrupts blocking calls every ten
     /// milliseconds. It may also come once too early, so code that sees EINTR asks here whether to
     /// give up or to call again.
     pub fn overdue(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Monotonic::now())
+        self.deadlines.due().is_some_and(|due| due <= Monotonic::now())
     }
 
     /// Leaves something to be done when the request has ended in any way that leaves the worker alive: a return, an

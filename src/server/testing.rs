@@ -12,7 +12,9 @@ use slog::{Discard, Logger, o};
 use super::acceptor::Acceptor;
 use super::cleanup::Cleanups;
 use super::conn::Conn;
+use super::deadline::{Begun, Deadlines};
 use super::drain::MasterLink;
+use super::in_hand::InHand;
 use super::message::{FromWorker, ToWorker};
 use super::scoreboard::{Board, Record};
 use super::service::{RequestCx, WorkerCx};
@@ -39,8 +41,10 @@ pub(crate) fn record(board: &Board) -> Record {
 pub(crate) struct Bench {
     pub(crate) board: Board,
     pub(crate) config: WorkerConfig,
+    pub(crate) in_hand: &'static InHand,
     birth: WorkerBirth,
     record: Record,
+    deadlines: Deadlines,
     cleanups: Cleanups,
 }
 
@@ -48,18 +52,25 @@ impl Bench {
     pub(crate) fn new() -> Self {
         let board = Board::new(1).expect("a scoreboard");
         let record = record(&board);
-        Self { board, config: WorkerConfig::default(), birth: birth(), record, cleanups: Cleanups::default() }
+        let in_hand = InHand::of_worker();
+        // Without a timer: the alarm is the whole process's.
+        let config = WorkerConfig { request_timeout: None, ..WorkerConfig::default() };
+        let deadlines = Deadlines::new(&config, in_hand).expect("nothing to be made");
+        Self { board, config, in_hand, birth: birth(), record, deadlines, cleanups: Cleanups::default() }
     }
 
     /// What `serve` is given.
     pub(crate) fn request(&self, draining: bool, left: Option<Duration>) -> RequestCx<'_> {
+        let since = Monotonic::now();
+        self.deadlines.begin(Begun { since, due: left.map(|left| since.after(left)) }, since);
         RequestCx {
             config: &self.config,
             birth: &self.birth,
             record: &self.record,
             pid: std::process::id(),
             draining,
-            deadline: left.map(|left| Monotonic::now().after(left)),
+            since,
+            deadlines: &self.deadlines,
             cleanups: &self.cleanups,
         }
     }

@@ -27,6 +27,7 @@ use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn};
 use super::deadline::Deadlines;
 use super::drain::DrainNotice;
+use super::in_hand::InHand;
 use super::parked::{Guest, Key, Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::Monotonic;
@@ -70,10 +71,12 @@ impl<S: Service> Worker<S> {
     fn new(service: S, cx: WorkerCx) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&cx.notice, Token::Notice.event(EpollFlags::EPOLLIN))?;
-        let deadlines = Deadlines::new(&cx.config)?;
+        let in_hand = InHand::of_worker();
+        let deadlines = Deadlines::new(&cx.config, in_hand)?;
         let worker = Self {
             attendant: Attendant {
                 service,
+                in_hand,
                 deadlines,
                 config: cx.config,
                 birth: cx.birth,
@@ -241,7 +244,7 @@ impl<S: Service> Worker<S> {
         };
         let outcome = match &mut guest.phase {
             Phase::Fresh | Phase::Idle => self.attendant.visit(&mut guest.conn, None),
-            Phase::Partial { since } => self.attendant.visit(&mut guest.conn, Some(*since)),
+            Phase::Partial(request) => self.attendant.visit(&mut guest.conn, Some(*request)),
             Phase::Lingering { left } => match guest.conn.drop_input(left) {
                 true => Outcome::Nothing,
                 false => Outcome::Close,
@@ -262,8 +265,8 @@ impl<S: Service> Worker<S> {
                     Outcome::Nothing => Outcome::Close,
                     served => served,
                 },
-                Phase::Partial { since } => {
-                    self.attendant.time_out(&mut guest.conn, since);
+                Phase::Partial(request) => {
+                    self.attendant.time_out(&mut guest.conn, request);
                     Outcome::Close
                 }
                 Phase::Lingering { .. } => Outcome::Close,

@@ -7,11 +7,14 @@ use std::collections::hash_map::RandomState;
 use std::fs::{self, OpenOptions};
 use std::hash::BuildHasher;
 use std::io::Write;
+use std::num::ParseIntError;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, raise};
 
@@ -144,9 +147,59 @@ impl Service for Probe {
             // Not a constant for the compiler: the bytes are to be read from the image.
             "version" => writeln!(conn, "{}", std::hint::black_box(VERSION))?,
             "panic" => panic!("as ordered"),
-            other => writeln!(conn, "there is no question {other:?}")?,
+            order => carry_out(order, conn, cx)?,
         }
         Ok(Next::Park)
+    }
+}
+
+/// Orders with numbers in them: mebibytes and milliseconds.
+fn carry_out(order: &str, conn: &mut Conn, cx: &RequestCx<'_>) -> Result<()> {
+    let ms = |text: &str| Ok::<_, ParseIntError>(Duration::from_millis(text.parse()?));
+    let words: Vec<&str> = order.split(' ').collect();
+    match words[..] {
+        ["much", mebibytes] => {
+            cx.label(order);
+            conn.write_all(&vec![b'x'; mebibytes.parse::<usize>()? << 20])?;
+        }
+        ["within", limit, "for", span] => {
+            cx.deadline(ms(limit)?)?;
+            let words = if pass(ms(span)?, cx) { "in time" } else { "late" };
+            writeln!(conn, "{words}")?;
+        }
+        ["spin", "within", limit] => {
+            cx.deadline(ms(limit)?)?;
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        ["pieces", count, "every", span, "extending", by] => {
+            for piece in 0..count.parse::<u32>()? {
+                cx.extend(ms(by)?)?;
+                if !pass(ms(span)?, cx) {
+                    writeln!(conn, "late")?;
+                    return Ok(());
+                }
+                writeln!(conn, "piece {piece}")?;
+                conn.flush()?;
+            }
+            writeln!(conn, "end")?;
+        }
+        _ => writeln!(conn, "there is no question {order:?}")?,
+    }
+    Ok(())
+}
+
+/// Lets so much time pass, in a call that a signal interrupts. False if the deadline came first.
+fn pass(span: Duration, cx: &RequestCx<'_>) -> bool {
+    let end = Instant::now() + span;
+    loop {
+        let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now())).expect("not for weeks");
+        match poll(&mut [], left) {
+            Err(Errno::EINTR) if cx.overdue() => return false,
+            Err(Errno::EINTR) => {}
+            other => return other == Ok(0),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ macro_rules! trials {
 mod boot;
 mod cleanups;
 mod command;
+mod deadlines;
 mod descriptors;
 mod listeners;
 mod logs;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         boot::tests(),
         cleanups::tests(),
         command::tests(),
+        deadlines::tests(),
         descriptors::tests(),
         listeners::tests(),
         logs::tests(),

@@ -1,68 +1,16 @@
-//! Requests that go wrong: those that take too long, and those that take their worker with them.
-
-use std::time::{Duration, Instant};
+//! Requests that go wrong: those that panic, and those that take their worker with them.
 
 use libtest_mimic::Trial;
 
 use crate::fixtures::Orders;
-use crate::support::client::Client;
 use crate::support::{Launch, Server};
 
 pub fn tests() -> Vec<Trial> {
     trials!["requests":
-        a_sleeping_request_gets_504_and_its_worker_lives_on,
-        a_spinning_request_takes_its_worker_which_is_replaced,
-        a_slow_head_gets_408,
-        fifty_dribbling_clients_keep_nobody_from_being_answered,
         a_panic_is_answered_500_and_the_worker_lives_on,
         a_panic_in_a_service_of_ones_own_closes_the_connection_only,
         a_worker_that_crashes_is_replaced_and_the_log_says_all,
-        an_idle_connection_is_closed_in_its_time,
     ]
-}
-
-fn a_sleeping_request_gets_504_and_its_worker_lives_on() {
-    let server = Server::start(&["--workers", "1", "--faults", "--request-timeout", "200ms"]);
-    let pid = server.get("/").pid();
-    assert_eq!(server.get("/fault/sleep?ms=60000").status, 504);
-    assert_eq!(server.get("/").pid(), pid);
-    assert_eq!(server.workers_ever(0), [pid]);
-}
-
-fn a_spinning_request_takes_its_worker_which_is_replaced() {
-    let server = Server::start(&["--workers", "1", "--faults", "--request-timeout", "200ms"]);
-    let pid = server.get("/").pid();
-    let mut client = server.client();
-    client.ask("/fault/spin?ms=60000").expect("a request");
-    let end = server.log.wait("its end", |record| record.is_about("worker exited", pid));
-    assert_eq!(end.str("why"), "was killed by signal 14");
-    assert!(client.answer().is_err());
-    assert_eq!(server.get("/").pid(), server.successor(0, pid));
-}
-
-fn a_slow_head_gets_408() {
-    let server = Server::start(&["--workers", "1", "--request-timeout", "200ms"]);
-    let mut client = server.client();
-    client.send("GET / HT").expect("a part of a request");
-    assert_eq!(client.answer().expect("an answer").status, 408);
-    assert_eq!(client.rest(), b"");
-}
-
-fn fifty_dribbling_clients_keep_nobody_from_being_answered() {
-    let server = Server::start(&["--workers", "4"]);
-    let mut dribblers: Vec<Client> = (0..50).map(|_| server.client()).collect();
-    for byte in "GET / HTTP/1.1\r\n".bytes() {
-        for client in &mut dribblers {
-            client.send([byte]).expect("a byte");
-        }
-        let began = Instant::now();
-        server.get("/").greeting();
-        assert!(began.elapsed() < Duration::from_secs(5), "an honest client waited {:?}", began.elapsed());
-    }
-    for client in &mut dribblers {
-        client.send("Host: test\r\n\r\n").expect("the rest");
-        client.answer().expect("a slow request is answered too").greeting();
-    }
 }
 
 fn a_panic_is_answered_500_and_the_worker_lives_on() {
@@ -105,11 +53,4 @@ fn a_worker_that_crashes_is_replaced_and_the_log_says_all() {
         server.successor(slot, pid);
         server.get("/").greeting();
     }
-}
-
-fn an_idle_connection_is_closed_in_its_time() {
-    let server = Server::start(&["--workers", "1", "--idle-timeout", "200ms"]);
-    let mut client = server.client();
-    client.get("/").expect("an answer");
-    assert_eq!(client.rest(), b"");
 }

@@ -130,12 +130,12 @@ impl Effects {
         }
         WorkerConfig {
             request_timeout: self.config.request_timeout,
+            request_kill_after: self.config.request_kill_after,
             idle_timeout: self.config.idle_timeout,
             args,
             listeners: self.listeners.iter().map(|listener| listener.address().to_string()).collect(),
             log_format: self.config.log_format,
             log_level: self.config.log_level,
-            ..WorkerConfig::default()
         }
     }
 

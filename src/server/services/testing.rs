@@ -99,7 +99,7 @@ impl<S: Service> Client<S> {
                 }
             }
             let mut cx = self.bench.request(self.draining, Some(self.left));
-            conn.begin(cx.deadline, timed_out);
+            conn.begin(self.bench.in_hand, timed_out);
             match self.service.serve(conn, &mut cx) {
                 Ok(Next::Park) => serve_again = conn.has_consumed() && !conn.buffer().is_empty(),
                 Ok(Next::Close) => break Next::Close,

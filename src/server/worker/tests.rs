@@ -40,6 +40,9 @@ impl Service for Lines {
             return Ok(Next::Close);
         }
         if !conn.buffer().contains(&b'\n') {
+            if conn.buffer().starts_with(b"soon") {
+                cx.deadline(Duration::from_millis(50))?;
+            }
             return Ok(Next::Park);
         }
         let Some(line) = conn.read_line(80)? else {
@@ -257,6 +260,15 @@ fn an_incomplete_request_is_told_when_its_time_is_over() {
     let worker = TestWorker::start(WorkerConfig { request_timeout: Some(timeout), ..config() });
     let mut client = worker.client();
     client.send("never en");
+    assert_eq!(client.line(), "late\n");
+    client.sees_the_end();
+}
+
+#[test]
+fn an_incomplete_request_keeps_the_deadline_that_it_was_given() {
+    let worker = TestWorker::start(config());
+    let mut client = worker.client();
+    client.send("soon, but ne");
     assert_eq!(client.line(), "late\n");
     client.sees_the_end();
 }

@@ -1,0 +1,31 @@
+//! The request in hand, as all who deal with it see it: its connection, its context, the worker loop.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys::clock::Monotonic;
+
+/// What a worker knows of the one request that it serves just now.
+///
+/// There is one for each worker loop and it lasts as long as the process, so a connection that is
+/// served can refer to it and stay a value that may be moved anywhere.
+#[derive(Debug, Default)]
+pub(super) struct InHand {
+    /// In nanoseconds of [`Monotonic`]; zero: no deadline. Only the worker's own thread sets it.
+    due: AtomicU64,
+}
+
+impl InHand {
+    /// For a worker loop that begins.
+    pub(super) fn of_worker() -> &'static InHand {
+        Box::leak(Box::default())
+    }
+
+    /// When the request must have ended; none: whenever it likes.
+    pub(super) fn due(&self) -> Option<Monotonic> {
+        Monotonic::from_nanos(self.due.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_due(&self, due: Option<Monotonic>) {
+        self.due.store(due.map_or(0, Monotonic::nanos), Ordering::Relaxed);
+    }
+}
