@@ -94,6 +94,12 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     graceful_timeout: Option<String>,
 
+    /// How many workers may fail (never be ready, or die at once), and within which time, before the
+    /// server is degraded: it then keeps those that are ready and tries one more at a time. Such as
+    /// 20/1m; `off` for no limit; `usual` for six and two for each worker within a minute [default: usual]
+    #[arg(long, value_name = "N/DUR", allow_hyphen_values = true)]
+    restart_budget: Option<String>,
+
     /// Writes the master's pid to this file, and holds it against a second server
     #[arg(long, value_name = "FILE")]
     pid_file: Option<String>,
@@ -162,6 +168,7 @@ impl From<ServerArgs> for Asked {
             idle_timeout: one(args.idle_timeout, "--idle-timeout"),
             start_timeout: one(args.start_timeout, "--start-timeout"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
+            restart_budget: one(args.restart_budget, "--restart-budget"),
             pid_file: one(args.pid_file, "--pid-file"),
             log_format: one(args.log_format, "--log-format"),
             log_level: one(args.log_level, "--log-level"),

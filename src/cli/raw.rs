@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::server::{Config, ServiceName};
+use crate::server::{Config, RestartBudget, ServiceName};
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -26,6 +26,7 @@ pub(super) struct RawConfig {
     pub(super) idle_timeout: Option<Given>,
     pub(super) start_timeout: Option<Given>,
     pub(super) graceful_timeout: Option<Given>,
+    pub(super) restart_budget: Option<Given>,
     pub(super) pid_file: Option<Given>,
     pub(super) log_format: Option<Given>,
     pub(super) log_level: Option<Given>,
@@ -90,6 +91,7 @@ impl RawConfig {
             idle_timeout: read_or(self.idle_timeout, "idle-timeout", time_limit, usual.idle_timeout)?,
             start_timeout: read_or(self.start_timeout, "start-timeout", start_limit, usual.start_timeout)?,
             graceful_timeout: read_or(self.graceful_timeout, "graceful-timeout", patience, usual.graceful_timeout)?,
+            restart_budget: read_or(self.restart_budget, "restart-budget", restart_budget, usual.restart_budget)?,
             pid_file: read_or(self.pid_file, "pid-file", file, usual.pid_file)?,
             log_format: read_or(self.log_format, "log-format", parsed, usual.log_format)?,
             log_level: read_or(self.log_level, "log-level", parsed, usual.log_level)?,
@@ -164,6 +166,18 @@ fn patience(text: &str) -> Result<Duration, String> {
         patience if patience <= LONGEST => Ok(patience),
         _ => Err("it is from 0s to 1day".to_owned()),
     }
+}
+
+fn restart_budget(text: &str) -> Result<RestartBudget, String> {
+    match text {
+        "off" => return Ok(RestartBudget::Unlimited),
+        "usual" => return Ok(RestartBudget::Usual),
+        _ => {}
+    }
+    let (failures, window) =
+        text.split_once('/').ok_or("write a number of failures and a time, such as 20/1m, or `usual` or `off`")?;
+    let failures = failures.parse().map_err(|_| "the number before the `/` is from 1 to 4294967295")?;
+    Ok(RestartBudget::Exactly { failures, window: start_limit(window)? })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

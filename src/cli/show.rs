@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-use crate::server::Config;
+use crate::server::{Config, RestartBudget};
 
 /// Shows a configuration.
 pub(super) struct Shown<'a>(pub(super) &'a Config);
@@ -25,6 +25,13 @@ impl Display for Shown<'_> {
         writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
         writeln!(f, "start-timeout = {}", limit(Some(config.start_timeout)))?;
         writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;
+        match config.restart_budget {
+            RestartBudget::Usual => writeln!(f, "restart-budget = usual")?,
+            RestartBudget::Exactly { failures, window } => {
+                writeln!(f, "restart-budget = {failures}/{}", limit(Some(window)))?;
+            }
+            RestartBudget::Unlimited => writeln!(f, "restart-budget = off")?,
+        }
         match &config.pid_file {
             Some(path) => writeln!(f, "pid-file = {}", path.display())?,
             None => writeln!(f, "pid-file = none")?,

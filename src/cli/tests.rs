@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::*;
-use crate::server::{LogFormat, LogLevel};
+use crate::server::{LogFormat, LogLevel, RestartBudget};
 
 fn arguments(line: &[&str]) -> Vec<OsString> {
     std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
@@ -43,6 +43,7 @@ fn every_flag_reaches_the_configuration() {
         "--idle-timeout=off",
         "--start-timeout=5s",
         "--graceful-timeout=0s",
+        "--restart-budget=5/10s",
         "--pid-file=run/x.pid",
         "--log-format=json",
         "--log-level=debug",
@@ -60,6 +61,8 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.idle_timeout, None);
     assert_eq!(config.start_timeout, Duration::from_secs(5));
     assert_eq!(config.graceful_timeout, Duration::ZERO);
+    let failures = 5.try_into().expect("not zero");
+    assert_eq!(config.restart_budget, RestartBudget::Exactly { failures, window: Duration::from_secs(10) });
     let here = std::env::current_dir().expect("a directory");
     assert_eq!(config.pid_file, Some(here.join("run/x.pid")));
     assert_eq!(config.log_format, LogFormat::Json);
@@ -81,7 +84,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 10);
+    assert_eq!(checked, 11);
 }
 
 #[test]
@@ -106,6 +109,10 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--start-timeout", "0s", "from 1ms to 1day"),
         ("--graceful-timeout", "off", "500ms, 30s or 2m"),
         ("--graceful-timeout", "1week", "from 0s to 1day"),
+        ("--restart-budget", "20", "such as 20/1m"),
+        ("--restart-budget", "0/1m", "from 1 to"),
+        ("--restart-budget", "5/0s", "from 1ms to 1day"),
+        ("--restart-budget", "5/soon", "500ms, 30s or 2m"),
         ("--pid-file", "/", "a file's path"),
         ("--pid-file", "", "a file's path"),
         ("--log-format", "xml", "one of: term, json"),
@@ -202,7 +209,7 @@ fn what_check_config_shows_is_every_setting() {
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
-         graceful-timeout = 30s\npid-file = none\n\
+         graceful-timeout = 30s\nrestart-budget = usual\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::fleet_config::RestartBudget;
 
 /// How a server runs.
 ///
@@ -50,6 +51,8 @@ pub struct Config {
     /// How long a graceful stop waits for requests in hand before it kills; less than 1 ms is taken for 1 ms.
     /// Default: 30 s.
     pub graceful_timeout: Duration,
+    /// How many workers may fail before the server is degraded. Default: [`RestartBudget::Usual`].
+    pub restart_budget: RestartBudget,
     /// Where to write the master's pid. Default: nowhere.
     pub pid_file: Option<PathBuf>,
     /// How log records are written. Default: [`LogFormat::Term`].
@@ -71,6 +74,7 @@ impl Default for Config {
             idle_timeout: Some(Duration::from_secs(60)),
             start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),
+            restart_budget: RestartBudget::Usual,
             pid_file: None,
             log_format: LogFormat::Term,
             log_level: LogLevel::Info,

@@ -9,6 +9,7 @@ mod config;
 mod conn;
 mod deadline;
 mod drain;
+mod fleet_config;
 mod hosting;
 mod ids;
 mod in_hand;
@@ -38,6 +39,7 @@ pub use address::{
 pub use bind_error::BindError;
 pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
+pub use fleet_config::RestartBudget;
 #[cfg(feature = "cli")]
 pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};

@@ -23,6 +23,7 @@ mod boot;
 mod cleanups;
 mod command;
 mod deadlines;
+mod crash_loops;
 mod descriptors;
 mod listeners;
 mod logs;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         cleanups::tests(),
         command::tests(),
         deadlines::tests(),
+        crash_loops::tests(),
         descriptors::tests(),
         listeners::tests(),
         logs::tests(),

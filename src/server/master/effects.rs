@@ -17,7 +17,7 @@ use crate::server::config::Config;
 use crate::server::hosting::{encode, preload_entry, worker_entry};
 use crate::server::listener::Listener;
 use crate::server::message::FromWorker;
-use crate::server::scoreboard::Board;
+use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::BoxError;
 use crate::server::supervisor::{self, KillReason, StartFailure};
 use crate::server::worker_config::{WorkerBirth, WorkerConfig};
@@ -162,25 +162,28 @@ impl Effects {
     pub(super) fn fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
         match self.try_fork(id, slot, generation) {
             Ok(worker) => drop(self.workers.insert(id, worker)),
-            Err(error) => {
-                let end = Err(format!("cannot fork a worker: {}", proc::words_of(error.as_ref())));
-                self.tell(Event::WorkerEnded { id, end });
-            }
+            Err(failure) => self.tell(Event::WorkerEnded { id, end: Err(failure) }),
         }
     }
 
-    fn try_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Worker, BoxError> {
-        let (_, template) = self.templates.get_mut(&generation).ok_or("the template is gone")?;
-        let template = template.as_mut().ok_or("the template was not started")?;
-        let record = self.free_records.last().copied().ok_or("every record of the scoreboard is taken")?;
+    fn try_fork(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<Worker, StartFailure> {
+        let no_process = |words: &str| StartFailure::NoProcess { words: words.to_owned() };
+        let (_, template) = self.templates.get_mut(&generation).ok_or_else(|| no_process("the template is gone"))?;
+        let template = template.as_mut().ok_or_else(|| no_process("the template was not started"))?;
+        let Some(&record) = self.free_records.last() else {
+            return Err(StartFailure::Resource { words: "every record of the scoreboard is taken".to_owned() });
+        };
         let birth = WorkerBirth { slot, generation, id, record };
-        let running = template.fork()?.send_arg(encode(&birth)?)?.run(&worker_entry(self.config.service))?;
+        let birth = encode(&birth).map_err(|error| no_process(&proc::words_of(error.as_ref())))?;
+        let entry = worker_entry(self.config.service);
+        let running = template.fork().and_then(|process| process.send_arg(birth)?.run(&entry));
+        let running = running.map_err(|error| why_no_process(&error))?;
         self.free_records.pop();
         let events = self.events.clone();
         running.on_birth(move |pid| drop(events.send(Event::WorkerBorn { id, pid })));
         let events = self.events.clone();
         running.on_exit(move |end| {
-            let end = end.map_err(|error| words_of(&error));
+            let end = end.map_err(|error| why_no_process(&error));
             let _ = events.send(Event::WorkerEnded { id, end });
         });
         Ok(Worker::new(running, record))
@@ -260,7 +263,7 @@ impl Effects {
         Some(supervisor::Event::WorkerForked { id, pid })
     }
 
-    fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, String>) -> Vec<supervisor::Event> {
+    fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, StartFailure>) -> Vec<supervisor::Event> {
         let mut told = Vec::new();
         // Its own words come before its end.
         let last_messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
@@ -268,7 +271,10 @@ impl Effects {
         let mut served = false;
         if let Some(worker) = self.workers.remove(&id) {
             served = worker.ready;
-            self.tell_of_last_request(id, worker.record);
+            if let Some(last) = self.board.read(worker.record).filter(|last| last.id == id) {
+                self.tell_of_last_request(&last);
+                told.extend((last.requests > 0).then_some(supervisor::Event::WorkerServed { id }));
+            }
             self.free_records.push(worker.record);
         }
         match end {
@@ -280,10 +286,7 @@ impl Effects {
                 }
                 told.push(supervisor::Event::WorkerExited { id, exit: as_told(&exit), words });
             }
-            Err(words) => {
-                let cause = StartFailure::Resource { words };
-                told.push(supervisor::Event::WorkerFailed { id, cause });
-            }
+            Err(cause) => told.push(supervisor::Event::WorkerFailed { id, cause }),
         }
         told
     }
@@ -298,14 +301,11 @@ impl Effects {
     }
 
     /// What the dead worker was at, if it died in the middle of a request.
-    fn tell_of_last_request(&self, id: WorkerId, record: u32) {
-        let Some(last) = self.board.read(record).filter(|last| last.id == id) else {
-            return;
-        };
+    fn tell_of_last_request(&self, last: &Snapshot) {
         if last.request_started.is_some() {
-            let label = String::from_utf8_lossy(&last.label).into_owned();
+            let label = String::from_utf8_lossy(&last.label);
             warn!(self.log, "a worker died in a request"; "slot" => last.slot.0, "pid" => last.pid,
-                "generation" => last.generation.0, "label" => label, "requests" => last.requests);
+                "generation" => last.generation.0, "label" => %label, "requests" => last.requests);
         }
     }
 
@@ -327,6 +327,22 @@ fn as_told(exit: &Exit) -> supervisor::Exit {
 /// Whether the process is gone, which its end tells better.
 fn is_gone(error: &proc::Error) -> bool {
     matches!(error, proc::Error::Gone { .. })
+}
+
+/// Why no process came to be: for want of something that every fork needs, or because of the template.
+fn why_no_process(error: &proc::Error) -> StartFailure {
+    use nix::libc::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let errno = match error {
+        proc::Error::DescriptorsExhausted { .. } | proc::Error::Inside(Failure::DescriptorsLost) => Some(EMFILE),
+        proc::Error::Inside(Failure::ForkRefused { errno }) => Some(*errno),
+        proc::Error::System { source, .. } => source.raw_os_error(),
+        _ => None,
+    };
+    let words = format!("cannot fork a worker: {}", words_of(error));
+    match errno {
+        Some(EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM) => StartFailure::Resource { words },
+        _ => StartFailure::NoProcess { words },
+    }
 }
 
 /// An error's own words; those of a service without the name of the entry point around them.

@@ -2,6 +2,7 @@
 
 use crate::proc::{Error, Exit};
 use crate::server::message::FromWorker;
+use crate::server::supervisor::StartFailure;
 use crate::server::{Generation, WorkerId};
 
 /// One event; all sources send into one channel.
@@ -19,8 +20,8 @@ pub(super) enum Event {
     WorkerSaid { id: WorkerId, message: FromWorker },
     /// A worker has closed its socket.
     WorkerHungUp { id: WorkerId },
-    /// A worker's process has ended, or never came to be, for the reason in these words.
-    WorkerEnded { id: WorkerId, end: Result<Exit, String> },
+    /// A worker's process has ended, or never came to be, for this reason.
+    WorkerEnded { id: WorkerId, end: Result<Exit, StartFailure> },
 }
 
 /// One life of a generation's template: after a death the next one has the same generation.

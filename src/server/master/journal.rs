@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use slog::{Logger, debug, info, o, warn};
+use slog::{Logger, debug, error, info, o, warn};
 
-use crate::server::supervisor::{Identity, Notice, WorkerState};
+use crate::server::supervisor::{Failures, Identity, Notice, WorkerState};
 
 /// A duration as the field `took_ms` shows it.
 pub(super) fn millis(took: Duration) -> u64 {
@@ -45,8 +45,21 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
             }
         }
         Notice::SlotDelayed { slot, failures, delay } => {
-            warn!(log, "slot delayed"; "slot" => slot.0, "failures" => failures, "delay_ms" => millis(*delay));
+            warn!(counted(log, *failures), "slot delayed"; "slot" => slot.0, "failures" => failures.sum(),
+                "delay_ms" => millis(*delay));
         }
+        Notice::Short { tries, delay } => {
+            warn!(log, "too little is left to fork workers, waiting"; "tries" => tries, "delay_ms" => millis(*delay));
+        }
+        Notice::Relieved { took } => info!(log, "workers can be forked again"; "took_ms" => millis(*took)),
+        Notice::Degraded { ready, failures, window } => {
+            error!(counted(log, *failures), "degraded: too many workers failed, trying one at a time"; "ready" => ready,
+                "failures" => failures.sum(), "window_ms" => millis(*window));
+        }
+        Notice::ProbeDelayed { tries, delay } => {
+            warn!(log, "next try delayed"; "tries" => tries, "delay_ms" => millis(*delay));
+        }
+        Notice::Recovered { took } => info!(log, "recovered"; "took_ms" => millis(*took)),
         Notice::Reloading { generation } => info!(log, "reloading"; "generation" => generation.0),
         Notice::ReloadQueued => info!(log, "reload queued"),
         Notice::Reloaded { generation, took } => {
@@ -61,6 +74,10 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
         Notice::Stopping { signal } => info!(log, "stopping"; "why" => ?signal),
         Notice::Ignored { signal } => debug!(log, "a signal means nothing now"; "signal" => ?signal),
     }
+}
+
+fn counted(log: &Logger, failures: Failures) -> Logger {
+    log.new(o!("never_ready" => failures.never_ready, "died_young" => failures.died_young))
 }
 
 fn about(log: &Logger, worker: &Identity) -> Logger {

@@ -23,7 +23,7 @@ use super::config::{Config, Workers};
 use super::listener::Listener;
 use super::pid_file::PidFile;
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Budget, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
@@ -115,7 +115,9 @@ impl Master {
         for listener in &listeners {
             info!(log, "listening"; "address" => %listener.address(), "pid" => std::process::id());
         }
+        let budget = config.restart_budget.resolve(config.workers);
         let policy = Policy {
+            budget: budget.map(|(restarts, window)| Budget { restarts, window }),
             workers: config.workers.get(),
             max_workers: Workers::MAX,
             start_timeout: config.start_timeout.max(Duration::from_millis(1)),

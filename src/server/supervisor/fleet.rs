@@ -32,6 +32,8 @@ pub(super) struct Worker {
     state: WorkerState,
     pub(super) asked_at: Duration,
     pub(super) ready_at: Option<Duration>,
+    /// It has answered a request.
+    pub(super) served: bool,
 }
 
 impl Worker {
@@ -41,6 +43,10 @@ impl Worker {
 
     pub(super) fn is_unready(&self) -> bool {
         self.sitter() == Sitter::Unready
+    }
+
+    pub(super) fn is_seated(&self) -> bool {
+        self.sitter() != Sitter::Nobody
     }
 
     /// Whether its template may still have to fork it.
@@ -67,12 +73,11 @@ impl Worker {
     }
 }
 
-/// All lives, and each slot's failures in a row.
+/// All lives.
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
     pub(super) seats: Seats,
-    failures: BTreeMap<Slot, u32>,
     last_id: u64,
 }
 
@@ -81,7 +86,15 @@ impl Fleet {
     pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
         self.last_id += 1;
         let id = WorkerId(self.last_id);
-        let worker = Worker { slot, generation, pid: None, state: WorkerState::Asked, asked_at: now, ready_at: None };
+        let worker = Worker {
+            slot,
+            generation,
+            pid: None,
+            state: WorkerState::Asked,
+            asked_at: now,
+            ready_at: None,
+            served: false,
+        };
         self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
         self.workers.insert(id, worker);
         id
@@ -141,19 +154,8 @@ impl Fleet {
         self.seats.shared().map(|slot| self.seat(slot, wanted)).filter(Seat::is_surging).collect()
     }
 
-    /// Counts one more failure in a row for the slot, and gives their number.
-    pub(super) fn blame(&mut self, slot: Slot) -> u32 {
-        let failures = self.failures.entry(slot).or_default();
-        *failures = failures.saturating_add(1);
-        *failures
-    }
-
-    pub(super) fn forgive(&mut self, slot: Slot) {
-        self.failures.remove(&slot);
-    }
-
-    /// Forgives every slot, and gives those that had failed.
-    pub(super) fn forgive_all(&mut self) -> Vec<Slot> {
-        std::mem::take(&mut self.failures).into_keys().collect()
+    /// How many serve.
+    pub(super) fn ready(&self) -> u32 {
+        self.workers.values().filter(|worker| worker.state == WorkerState::Ready).count() as u32
     }
 }

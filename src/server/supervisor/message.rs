@@ -4,13 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use super::fleet::WorkerState;
+use super::restarts::Failures;
 use crate::server::{Generation, Slot, WorkerId};
 
 /// Something that happened.
 ///
 /// The shell keeps to this: every [`Action::Fork`] ends in exactly one [`Event::WorkerExited`], or, where no process
-/// came to be, in one [`Event::WorkerFailed`] with [`StartFailure::Resource`]; that includes forks which a template
-/// took into its grave, reported after the template's own death. Nothing is reported of a template after its death or
+/// came to be, in one [`Event::WorkerFailed`] with [`StartFailure::NoProcess`] or [`StartFailure::Resource`]; that
+/// includes forks which a template took into its grave, reported after the template's own death. Nothing is reported of a template after its death or
 /// after [`Action::CloseTemplate`]. Reports on a worker may come in any order, double, or late.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -26,6 +27,9 @@ pub(crate) enum Event {
     WorkerForked { id: WorkerId, pid: i32 },
     /// The worker's service has started.
     WorkerReady { id: WorkerId },
+    /// The worker has answered a request: so it serves well, however short its life will be. Told before its end at
+    /// the latest.
+    WorkerServed { id: WorkerId },
     /// The worker has closed its socket: it is about to end, and who reaps it will say so.
     WorkerHungUp { id: WorkerId },
     /// The worker could not start.
@@ -61,7 +65,9 @@ pub(crate) enum Signal {
 pub(crate) enum StartFailure {
     /// The service said no; its own words. The worker leaves by itself.
     Refused { words: String },
-    /// No process came to be: EAGAIN, ENOMEM, EMFILE, or the template was gone.
+    /// No process came to be, because of its template: it was gone, or has a second thread.
+    NoProcess { words: String },
+    /// No process came to be for want of something that all would have wanted: EAGAIN, ENOMEM, EMFILE.
     Resource { words: String },
     /// It was not ready in time.
     TimedOut,
@@ -147,7 +153,18 @@ pub(crate) enum Notice {
     /// A worker is gone; `was` tells whether that was wished.
     WorkerExited { worker: Identity, was: WorkerState, exit: Exit, words: Option<String>, took: Duration },
     /// The slot's next worker is forked after this delay.
-    SlotDelayed { slot: Slot, failures: u32, delay: Duration },
+    SlotDelayed { slot: Slot, failures: Failures, delay: Duration },
+    /// No worker is forked for this long, for want of something that all would want; then one is tried.
+    Short { tries: u32, delay: Duration },
+    /// One could be forked again, and all may be.
+    Relieved { took: Duration },
+    /// The restart budget is spent: so many ends of each kind within its window. The workers that are ready go on;
+    /// others are tried one at a time.
+    Degraded { ready: u32, failures: Failures, window: Duration },
+    /// The next one is tried after this delay.
+    ProbeDelayed { tries: u32, delay: Duration },
+    /// A try has served well, or nobody is missing any more: all may be forked again.
+    Recovered { took: Duration },
     /// A reload has begun.
     Reloading { generation: Generation },
     /// A reload waits for the end of what is under way.
@@ -194,7 +211,7 @@ impl fmt::Display for KillReason {
 impl fmt::Display for StartFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { words } | Self::Resource { words } => f.write_str(words),
+            Self::Refused { words } | Self::NoProcess { words } | Self::Resource { words } => f.write_str(words),
             Self::TimedOut => f.write_str("not ready in time"),
         }
     }

@@ -4,7 +4,7 @@
 //! system call, so thousands of random lives of a server are simulated in seconds, and each replays from its seed.
 //! Time is a [`Duration`] since any fixed start.
 //!
-//! An event is first written into the books ([`fleet`], [`seats`], [`templates`], [`timers`]), then looked up in the policy's
+//! An event is first written into the books ([`fleet`], [`seats`], [`restarts`], [`templates`], [`timers`]), then looked up in the policy's
 //! [`table`], and the step found there is carried out ([`steps`]); last, the seats are looked over and whatever
 //! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
 //! led to it.
@@ -14,6 +14,7 @@ mod message;
 mod policy;
 mod random;
 mod reports;
+mod restarts;
 mod seats;
 mod settle;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use self::fleet::Fleet;
 use self::random::Random;
+use self::restarts::Restarts;
 use self::table::Cue;
 use self::templates::Templates;
 use self::timers::{Timer, Timers};
@@ -37,7 +39,8 @@ use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
 pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
-pub(crate) use self::policy::Policy;
+pub(crate) use self::policy::{Budget, Policy};
+pub(crate) use self::restarts::Failures;
 pub(crate) use self::table::Phase;
 
 /// The state machine; see the [module](self).
@@ -62,6 +65,7 @@ pub(crate) struct Supervisor {
     began_at: Duration,
     outcome: Outcome,
     fleet: Fleet,
+    restarts: Restarts,
     templates: Templates,
     timers: Timers,
     actions: VecDeque<Action>,
@@ -85,6 +89,7 @@ impl Supervisor {
             began_at: Duration::ZERO,
             outcome: Outcome::Stopped,
             fleet: Fleet::default(),
+            restarts: Restarts::default(),
             templates: Templates::default(),
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -103,6 +108,7 @@ impl Supervisor {
             Event::TemplateDied { generation, words } => self.template_gone(generation, &words),
             Event::WorkerForked { id, pid } => self.worker_report(id, table::Report::Forked { pid }),
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
+            Event::WorkerServed { id } => self.worker_report(id, table::Report::Served),
             Event::WorkerHungUp { id } => self.worker_report(id, table::Report::HungUp),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {
@@ -138,8 +144,8 @@ impl Supervisor {
             }
             Timer::TemplateRetry(generation) => self.start_template(generation),
             Timer::Worker(id) => self.worker_late(id),
-            // The look over the seats that follows every event does the rest.
-            Timer::SlotRetry(_) => {}
+            // The look over probe and seats that follows every event does the rest.
+            Timer::SlotRetry(_) | Timer::Probe | Timer::ProbeProven => {}
         }
     }
 
@@ -158,6 +164,11 @@ impl Supervisor {
     /// Where the server stands.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// How the fleet stands with its failures.
+    pub(crate) fn health(&self) -> table::Health {
+        self.restarts.health
     }
 
     /// How many workers there are to be.

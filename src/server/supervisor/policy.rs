@@ -27,6 +27,12 @@ pub(crate) struct Policy {
     pub(crate) served_well_after: Duration,
     /// The delay before the successor of what did not serve well.
     pub(crate) backoff: Backoff,
+    /// How many may not serve well before the server is degraded; none: however many.
+    pub(crate) budget: Option<Budget>,
+    /// The delay before a worker is tried in a shortage.
+    pub(crate) shortage_backoff: Backoff,
+    /// The delay before a worker is tried while the server is degraded.
+    pub(crate) probe_backoff: Backoff,
 }
 
 impl Default for Policy {
@@ -42,8 +48,19 @@ impl Default for Policy {
             reap_timeout: Duration::from_secs(2),
             served_well_after: Duration::from_secs(1),
             backoff: Backoff::default(),
+            budget: Some(Budget { restarts: 14, window: Duration::from_secs(60) }),
+            shortage_backoff: Backoff { first: Duration::from_millis(200), ..Backoff::default() },
+            probe_backoff: Backoff { first: Duration::from_secs(1), ..Backoff::default() },
         }
     }
+}
+
+/// So many workers that do not serve well, within so long a window: more is a fleet that is broken, not a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// At least 1.
+    pub(crate) restarts: u32,
+    pub(crate) window: Duration,
 }
 
 /// A growing delay; the jitter keeps slots that failed together from trying again together.

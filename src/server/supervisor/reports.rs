@@ -13,7 +13,8 @@ impl From<StartFailure> for Report {
     fn from(cause: StartFailure) -> Self {
         match cause {
             StartFailure::Refused { words } => Self::Refused { words },
-            StartFailure::Resource { words } => Self::NoProcess { words },
+            StartFailure::NoProcess { words } => Self::NoProcess { words },
+            StartFailure::Resource { words } => Self::Shortage { words },
             StartFailure::TimedOut => Self::Late,
         }
     }
@@ -32,6 +33,7 @@ impl Supervisor {
                 self.fleet.set_state(id, WorkerState::Starting);
             }
             WorkerStep::NotePid => worker.note_pid(&report),
+            WorkerStep::NoteServed => worker.served = true,
             WorkerStep::Serve => {
                 worker.ready_at = Some(self.now);
                 let took = self.now - worker.asked_at;
@@ -137,7 +139,7 @@ impl Supervisor {
     fn start_failed(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let slot = worker.slot;
         let words = match &report {
-            Report::Refused { words } | Report::NoProcess { words } => words.clone(),
+            Report::Refused { words } | Report::NoProcess { words } | Report::Shortage { words } => words.clone(),
             Report::Exited { words: Some(words), .. } => words.clone(),
             Report::Exited { exit, words: None } => {
                 format!("the worker of slot {slot} {exit} before it was ready")
@@ -147,15 +149,20 @@ impl Supervisor {
                 format!("the worker of slot {slot} was not ready within {limit:?}")
             }
         };
+        let role = self.role(worker.generation);
+        let cue = match report {
+            Report::Shortage { .. } => Cue::Shortage(role),
+            _ => Cue::StartFailed(role, slot),
+        };
         self.tell_end(id, worker, report);
-        self.apply(Cue::StartFailed(self.role(worker.generation), slot), &words);
+        self.apply(cue, &words);
     }
 
     fn died_serving(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let served = worker.ready_at.map_or(Duration::ZERO, |at| self.now - at);
         let slot = worker.slot;
         let role = self.role(worker.generation);
-        let cue = if served >= self.policy.served_well_after {
+        let cue = if worker.served || served >= self.policy.served_well_after {
             Cue::DiedWell(role, slot)
         } else {
             Cue::DiedYoung(role, slot)
@@ -178,7 +185,8 @@ impl Supervisor {
         let failed = |cause| Notice::WorkerFailed { worker, cause, took };
         self.notice(match report {
             Report::Refused { words } => failed(StartFailure::Refused { words }),
-            Report::NoProcess { words } => failed(StartFailure::Resource { words }),
+            Report::NoProcess { words } => failed(StartFailure::NoProcess { words }),
+            Report::Shortage { words } => failed(StartFailure::Resource { words }),
             Report::Exited { exit, words } => Notice::WorkerExited { worker, was, exit, words, took },
             _ => failed(StartFailure::TimedOut),
         });

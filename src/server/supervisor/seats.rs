@@ -79,6 +79,11 @@ impl Seats {
         self.unsettled.is_empty() && self.unready == 0
     }
 
+    /// Whether no seat lacks anybody.
+    pub(super) fn are_all_taken(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
     pub(super) fn settle(&mut self, slot: Slot) {
         self.unsettled.remove(&slot);
     }

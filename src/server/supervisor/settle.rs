@@ -12,7 +12,9 @@ impl Supervisor {
     /// the phase is at rest.
     pub(super) fn settle(&mut self) {
         loop {
+            self.look_after_probe();
             self.look_over_seats();
+            self.note_nobody_lacks();
             self.close_unneeded_templates();
             let phase = self.phase;
             for cue in self.conditions() {
@@ -39,15 +41,20 @@ impl Supervisor {
         let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
         let surging = self.fleet.surging_seats(self.wanted).len();
         let mut room = (self.policy.max_surge.max(1) as usize).saturating_sub(surging);
-        for slot in self.fleet.seats.unsettled() {
+        let mut allowed = self.allowance();
+        for slot in self.restarts.in_order_of_trial(self.fleet.seats.unsettled()) {
             let seat = self.fleet.seat(slot, self.wanted);
             let wanted = self.phase.is_staffed() && slot.0 < self.target;
-            let may_fork = has_template && !self.timers.is_set(Timer::SlotRetry(slot));
+            let may_fork = has_template && allowed > 0 && !self.timers.is_set(Timer::SlotRetry(slot));
             match table::seat(wanted, seat.stale_sitter(), seat.fresh_sitter()) {
                 SeatStep::Rest => {}
                 SeatStep::Vacate => self.vacate(seat),
-                SeatStep::Fork if may_fork => self.fork(slot),
+                SeatStep::Fork if may_fork => {
+                    allowed -= 1;
+                    self.fork(slot);
+                }
                 SeatStep::ForkBeside if may_fork && room > 0 => {
+                    allowed -= 1;
                     room -= 1;
                     self.fork(slot);
                 }
@@ -73,6 +80,7 @@ impl Supervisor {
         let id = self.fleet.add(slot, generation, self.now);
         let limit = self.policy.start_timeout;
         self.timers.set(Timer::Worker(id), self.now + limit);
+        self.note_fork(id, slot);
         self.act(Action::Fork { id, slot, generation });
     }
 

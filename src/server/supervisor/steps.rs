@@ -1,10 +1,10 @@
 //! The steps of the server's table, carried out.
 
 use super::fleet::{Worker, WorkerState};
-use super::table::{self, Cue, Phase, Step};
+use super::table::{self, Cue, Phase, Step, Strain};
 use super::timers::Timer;
 use super::{Action, KillReason, Notice, Outcome, Signal, Supervisor};
-use crate::server::{Generation, Slot, WorkerId};
+use crate::server::{Generation, WorkerId};
 
 impl Supervisor {
     /// Looks a cue up in the server's table and follows it; the words are for whoever asks why.
@@ -24,8 +24,9 @@ impl Supervisor {
             Step::AnnounceServing => {
                 self.notice(Notice::Serving { workers: self.target, took: self.now - self.began_at })
             }
-            Step::DelaySlot(slot) => self.delay_slot(slot),
-            Step::ForgiveSlot(slot) => self.fleet.forgive(slot),
+            Step::DelaySlot(slot, cause) => self.delay_slot(slot, cause),
+            Step::FeelShortage => self.strain(Strain::Shortage),
+            Step::ForgiveSlot(slot) => self.restarts.forgive(slot),
             Step::RetryTemplate => self.retry_template(),
             Step::StartNextTemplate => self.start_next_template(),
             Step::QueueReload => {
@@ -93,13 +94,6 @@ impl Supervisor {
         self.kill_all(KillReason::BootFailed);
     }
 
-    fn delay_slot(&mut self, slot: Slot) {
-        let failures = self.fleet.blame(slot);
-        let delay = self.policy.backoff.delay(failures, &mut self.random);
-        self.timers.set(Timer::SlotRetry(slot), self.now + delay);
-        self.notice(Notice::SlotDelayed { slot, failures, delay });
-    }
-
     fn retry_template(&mut self) {
         let generation = self.current;
         let failures = self.templates.get_mut(generation).map_or(0, |template| template.failures);
@@ -134,10 +128,7 @@ impl Supervisor {
                 self.drain(id);
             }
         }
-        // New code, new luck.
-        for slot in self.fleet.forgive_all() {
-            self.timers.cancel(Timer::SlotRetry(slot));
-        }
+        self.strain(Strain::NewGeneration);
         self.wanted = incoming;
     }
 

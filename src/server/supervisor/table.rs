@@ -1,10 +1,11 @@
-//! The whole policy, in four tables: what the server does, what a seat needs, what becomes of a template, what a
-//! report makes of a worker.
+//! The whole policy, in five tables: what the server does, what a seat needs, what becomes of a template, what a
+//! report makes of a worker, and how failures change the fleet's health.
 //!
 //! Nothing else in this folder decides; the other files keep the books that the tables are asked with.
 
 use super::fleet::WorkerState;
 use super::message::{Exit, Signal};
+use super::restarts::Cause;
 use super::templates::TemplateState;
 use crate::server::Slot;
 
@@ -63,9 +64,11 @@ pub(super) enum Cue {
     TemplateReady(Role),
     /// It failed, died, or was given up.
     TemplateLost(Role),
-    /// A worker refused, was not ready in time, died before that, or never came to be.
+    /// A worker refused, was not ready in time, died before that, or its template could not fork it.
     StartFailed(Role, Slot),
-    /// A worker died sooner after its readiness than counts as having served well.
+    /// A worker never came to be, for want of something that all would have wanted.
+    Shortage(Role),
+    /// A worker died without an answer to any request, and sooner after its readiness than counts as having served well.
     DiedYoung(Role, Slot),
     DiedWell(Role, Slot),
     Asked(Signal),
@@ -84,8 +87,10 @@ pub(super) enum Step {
     StartFirstTemplate,
     FailBoot,
     AnnounceServing,
-    /// The slot's next worker waits for a growing delay.
-    DelaySlot(Slot),
+    /// The slot's next worker waits for a growing delay, and the end counts against the restart budget.
+    DelaySlot(Slot, Cause),
+    /// No slot is to blame, so all wait.
+    FeelShortage,
     /// The slot's delay starts small again.
     ForgiveSlot(Slot),
     /// The same generation's next template, after a growing delay.
@@ -121,12 +126,13 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         // The first boot: the first failure ends it.
         (New,                                     Boot)                          => (Booting,   Step::StartFirstTemplate),
         (Booting,                                 TemplateLost(_))               => (Killing,   Step::FailBoot),
-        (Booting,                                 StartFailed(..))               => (Killing,   Step::FailBoot),
+        (Booting,                                 StartFailed(..) | Shortage(_)) => (Killing,   Step::FailBoot),
         (Booting,                                 Staffed)                       => (Serving,   Step::AnnounceServing),
 
-        // Lives that end: only the slot or the template concerned waits.
-        (Booting | Serving | Preparing,           DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot)),
-        (Serving | Preparing,                     StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot)),
+        // Lives that end: only the slot or the template concerned waits; in a shortage, all slots do.
+        (Booting | Serving | Preparing,           DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot, Cause::DiedYoung)),
+        (Serving | Preparing,                     StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot, Cause::NeverReady)),
+        (Serving | Preparing,                     Shortage(Current))             => (phase,     Step::FeelShortage),
         (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
         (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
@@ -139,6 +145,7 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (Rolling,                                 Staffed)                       => (Serving,   Step::AdoptIncoming),
         (Preparing | Rolling,                     TemplateLost(Incoming))        => (Serving,   Step::WithdrawIncoming),
         (Rolling,                                 StartFailed(Incoming, _))      => (Serving,   Step::WithdrawIncoming),
+        (Rolling,                                 Shortage(Incoming))            => (Serving,   Step::WithdrawIncoming),
         (Rolling,                                 DiedYoung(Incoming, _))        => (Serving,   Step::WithdrawIncoming),
 
         // More, fewer, none for now.
@@ -236,10 +243,16 @@ pub(super) enum Report {
     Refused {
         words: String,
     },
-    /// No process came to be.
+    /// No process came to be, because of its template.
     NoProcess {
         words: String,
     },
+    /// No process came to be, for want of something that all would have wanted.
+    Shortage {
+        words: String,
+    },
+    /// It has answered a request.
+    Served,
     /// Its timer ran out.
     Late,
     /// Its timer ran out, and its template has not even told its pid.
@@ -259,6 +272,8 @@ pub(super) enum WorkerStep {
     /// It exists, and has the rest of the start timeout.
     Start,
     Serve,
+    /// Whatever becomes of it, it has served well.
+    NoteServed,
     /// Its end is to be reported within the reap timeout.
     AwaitEnd,
     /// It leaves by itself, within the quick timeout; its start has failed.
@@ -297,11 +312,70 @@ pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
         (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
         // A killed process ends, so it is its parent that does not reap.
         (W::Killed,                   Late | LateUnborn)                => WorkerStep::BlameTemplate,
-        (W::Asked | W::Starting,      NoProcess { .. } | Exited { .. }) => WorkerStep::BuryUnready,
-        (W::Ready,                    NoProcess { .. } | Exited { .. }) => WorkerStep::BuryServing,
-        (W::Draining | W::Killed,     NoProcess { .. } | Exited { .. }) => WorkerStep::Bury,
+        (W::Asked | W::Starting | W::Ready,  Served)                    => WorkerStep::NoteServed,
+        (W::Draining | W::Killed,     Served)                           => WorkerStep::Ignore,
+        (W::Asked | W::Starting,      NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryUnready,
+        (W::Ready,                    NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryServing,
+        (W::Draining | W::Killed,     NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::Bury,
         (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
         (W::Killed,                   HungUp)                           => WorkerStep::Ignore,
         (W::Starting | W::Ready,      LateUnborn)                       => WorkerStep::Ignore,
+    }
+}
+
+/// How the fleet stands with its failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Each slot is filled as its own delay allows.
+    Sound,
+    /// Something is lacking that every fork needs: after a growing delay one is tried.
+    Short,
+    /// The restart budget is spent: after a growing delay one worker is tried, which is to serve well.
+    Degraded,
+}
+
+/// What happens to the fleet's health. The probe is the one worker that is tried while it is not sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strain {
+    Shortage,
+    BudgetSpent,
+    ProbeBorn,
+    ProbeServedWell,
+    /// It failed, or was sent away before it could prove anything.
+    ProbeFailed,
+    /// Condition: every seat is taken, and by no probe.
+    NobodyLacks,
+    /// New code, new luck.
+    NewGeneration,
+}
+
+/// What is done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HealthStep {
+    Nothing,
+    /// None is forked for a growing delay.
+    Rest,
+    /// The slots' own delays end: from now on the fleet's counts.
+    Degrade,
+    Relieve,
+    Recover,
+    /// All that was counted is forgotten.
+    Forget,
+}
+
+/// The fleet's table: its health after the strain, and the step to it.
+#[rustfmt::skip]
+pub(super) fn health(health: Health, strain: Strain) -> (Health, HealthStep) {
+    use Health::*;
+    use Strain::*;
+    match (health, strain) {
+        (Sound,            Shortage)                      => (Short,    HealthStep::Rest),
+        (Short,            ProbeFailed)                   => (Short,    HealthStep::Rest),
+        (Short,            ProbeBorn | NobodyLacks)       => (Sound,    HealthStep::Relieve),
+        (Sound | Short,    BudgetSpent)                   => (Degraded, HealthStep::Degrade),
+        (Degraded,         ProbeFailed)                   => (Degraded, HealthStep::Rest),
+        (Degraded,         ProbeServedWell | NobodyLacks) => (Sound,    HealthStep::Recover),
+        (_,                NewGeneration)                 => (Sound,    HealthStep::Forget),
+        _                                                 => (health,   HealthStep::Nothing),
     }
 }

@@ -16,6 +16,10 @@ pub(super) enum Timer {
     Worker(WorkerId),
     /// The delay before a slot's next worker is over.
     SlotRetry(Slot),
+    /// The delay before the next probe is over.
+    Probe,
+    /// The probe has served well by then.
+    ProbeProven,
 }
 
 /// Each timer with its time, by timer and by time.

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{SysconfVar, sysconf};
+
 use super::PATIENCE;
 
 /// A line of `/proc/PID/stat`.
@@ -21,6 +23,17 @@ pub fn stat(pid: i32) -> Option<Stat> {
     let mut fields = line.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some(Stat { state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+}
+
+/// The processor time that a process has used, its own and the kernel's on its behalf.
+#[track_caller]
+pub fn cpu_time(pid: i32) -> Duration {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields = line.rsplit_once(')').expect("its name").1.split_whitespace();
+    // The fields utime and stime of proc_pid_stat(5), in ticks.
+    let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK).expect("it is known").expect("it is defined");
+    Duration::from_millis(ticks * 1000 / per_second as u64)
 }
 
 /// Alive, or at least not dead: a zombie is dead.

@@ -18,6 +18,7 @@ pub(super) struct Worker {
     pub(super) forked: bool,
     /// Since when it has been ready.
     pub(super) ready: Option<Duration>,
+    pub(super) served: bool,
     /// Since when it is on its way out, and how long it has.
     pub(super) leaving: Option<(Duration, Duration)>,
     pub(super) killed: Option<Duration>,
@@ -92,8 +93,11 @@ impl Auditor {
                     worker.ready.get_or_insert(now);
                 }
             }
+            Event::WorkerServed { id } => {
+                self.workers.entry(*id).and_modify(|worker| worker.served = true);
+            }
             Event::WorkerFailed { id, cause } => match cause {
-                StartFailure::Resource { .. } => {
+                StartFailure::NoProcess { .. } | StartFailure::Resource { .. } => {
                     self.workers.remove(id);
                 }
                 StartFailure::Refused { .. } => {
@@ -130,6 +134,7 @@ impl Auditor {
 
     pub(super) fn check_action(&mut self, action: &Action, supervisor: &Supervisor, world: &World) {
         assert!(!self.left, "{action:?} after the end");
+        self.consequences.check_action(action, self.is_probe_proven(), self.is_complete(supervisor));
         match action {
             Action::StartTemplate { generation } => {
                 assert!(!world.templates().contains(generation), "two of one generation");
@@ -173,6 +178,19 @@ impl Auditor {
         }
     }
 
+    fn is_probe_proven(&self) -> bool {
+        let probe = self.consequences.health.probe.and_then(|id| self.workers.get(&id));
+        probe.filter(|probe| probe.is_seated()).is_some_and(|probe| {
+            probe.served || probe.ready.is_some_and(|since| self.now >= since + self.policy.served_well_after)
+        })
+    }
+
+    /// Whether each slot has somebody.
+    fn is_complete(&self, supervisor: &Supervisor) -> bool {
+        let seated = |slot| self.workers.values().any(|worker| worker.slot == Slot(slot) && worker.is_seated());
+        (0..supervisor.target()).all(seated)
+    }
+
     fn check_close(&self, generation: Generation, world: &World) {
         assert!(world.templates().contains(&generation), "closed twice");
         let mut own = self.workers.values().filter(|worker| worker.generation == generation);
@@ -194,8 +212,16 @@ impl Auditor {
         assert!(slot.0 < supervisor.target());
         assert_eq!(self.stops + self.quits, 0, "forked on the way out");
         assert_ne!(supervisor.phase(), Phase::Paused);
-        let worker =
-            Worker { slot, generation, asked_at: self.now, forked: false, ready: None, leaving: None, killed: None };
+        let worker = Worker {
+            slot,
+            generation,
+            asked_at: self.now,
+            forked: false,
+            ready: None,
+            served: false,
+            leaving: None,
+            killed: None,
+        };
         self.workers.insert(id, worker);
         self.consequences.check_fork(slot, generation);
         let forks = self.forks.entry((slot, generation)).or_default();

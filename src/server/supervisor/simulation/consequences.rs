@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::super::{Action, Event, Notice, Phase, Policy, StartFailure};
 use super::auditor::Worker;
+use super::health::{HealthBook, least_delay};
 use crate::server::{Generation, Slot};
 
 /// How a worker that nobody had sent away failed.
 enum Failure {
     Start,
+    Shortage,
     DiedYoung,
     DiedWell,
 }
@@ -24,6 +26,7 @@ pub(super) struct Standing {
 
 pub(super) struct Consequences {
     policy: Policy,
+    pub(super) health: HealthBook,
     now: Duration,
     standing: Standing,
     boot_must_end: bool,
@@ -37,6 +40,7 @@ pub(super) struct Consequences {
 impl Consequences {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
+            health: HealthBook::new(policy.clone()),
             policy,
             now: Duration::ZERO,
             standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
@@ -54,17 +58,23 @@ impl Consequences {
         self.standing = standing;
         self.boot_must_end = false;
         self.reload_must_end = false;
+        self.health.hear(now);
         if let Event::TemplateReady { generation } = event
             && Some(*generation) == standing.incoming
         {
-            self.failures.clear();
-            self.barred.clear();
+            self.forgive_all();
+            self.health.renew();
         }
         if let Some(worker) = worker.filter(|worker| worker.is_seated())
             && let Some(failure) = self.failure(event, worker)
         {
             self.failed(worker, failure);
         }
+    }
+
+    fn forgive_all(&mut self) {
+        self.failures.clear();
+        self.barred.clear();
     }
 
     /// A worker was killed because it was not ready in time.
@@ -77,7 +87,16 @@ impl Consequences {
         assert!(barred.is_none_or(|&until| self.now >= until), "slot {slot} did not wait");
     }
 
+    /// Where the fleet's own delay begins or ends, those of the slots do.
+    pub(super) fn check_action(&mut self, action: &Action, proven: bool, complete: bool) {
+        self.health.check(action, proven, complete);
+        if matches!(action, Action::Notice(Notice::Degraded { .. } | Notice::Recovered { .. })) {
+            self.forgive_all();
+        }
+    }
+
     pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
+        self.health.check_after();
         let mut reload_ended = false;
         for action in actions {
             match action {
@@ -97,10 +116,15 @@ impl Consequences {
     fn failure(&self, event: &Event, worker: &Worker) -> Option<Failure> {
         match (event, worker.ready) {
             (Event::WorkerFailed { cause, .. }, None) => {
-                // Too late is told by the kill that must follow.
-                (*cause != StartFailure::TimedOut).then_some(Failure::Start)
+                match cause {
+                    // Too late is told by the kill that must follow.
+                    StartFailure::TimedOut => None,
+                    StartFailure::Resource { .. } => Some(Failure::Shortage),
+                    StartFailure::Refused { .. } | StartFailure::NoProcess { .. } => Some(Failure::Start),
+                }
             }
             (Event::WorkerExited { .. }, None) => Some(Failure::Start),
+            (Event::WorkerExited { .. }, Some(_)) if worker.served => Some(Failure::DiedWell),
             (Event::WorkerExited { .. }, Some(since)) => match self.now - since < self.policy.served_well_after {
                 true => Some(Failure::DiedYoung),
                 false => Some(Failure::DiedWell),
@@ -118,15 +142,14 @@ impl Consequences {
                 self.failures.remove(&slot);
             }
             (_, Failure::DiedWell) => {}
-            (Phase::Booting, Failure::Start) => self.boot_must_end = true,
+            (Phase::Booting, Failure::Start | Failure::Shortage) => self.boot_must_end = true,
             (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
+            (Phase::Serving | Phase::Preparing, Failure::Shortage) if is_current => self.health.shortage(),
             (Phase::Booting | Phase::Serving | Phase::Preparing, _) if is_current => {
+                self.health.charge();
                 let failures = self.failures.entry(slot).or_default();
                 *failures += 1;
-                let backoff = &self.policy.backoff;
-                let growth = backoff.factor.saturating_pow(*failures - 1);
-                let delay = backoff.first.saturating_mul(growth).min(backoff.cap);
-                let least = delay.mul_f64(1.0 - f64::from(backoff.jitter_percent) / 100.0);
+                let least = least_delay(&self.policy.backoff, *failures);
                 let seat = (slot, worker.generation);
                 self.barred.insert(seat, self.now + least);
             }

@@ -10,6 +10,7 @@
 
 mod auditor;
 mod consequences;
+mod health;
 mod state;
 mod world;
 
@@ -22,7 +23,7 @@ use std::time::Duration;
 use self::auditor::Auditor;
 use self::world::World;
 use super::random::Random;
-use super::{Action, Event, Phase, Policy, Signal, Supervisor};
+use super::{Action, Budget, Event, Phase, Policy, Signal, Supervisor};
 
 const SCHEDULES: u64 = 6_000;
 const MS: Duration = Duration::from_millis(1);
@@ -76,6 +77,11 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(TemplateDelayed",
         "Notice(WorkerFailed",
         "Notice(SlotDelayed",
+        "Notice(Short",
+        "Notice(Relieved",
+        "Notice(Degraded",
+        "Notice(ProbeDelayed",
+        "Notice(Recovered",
         "Notice(Reloaded",
         "Notice(ReloadFailed",
         "Notice(ReloadQueued",
@@ -130,6 +136,10 @@ impl Life {
             workers: 1 + random.below(5),
             max_workers: 6,
             max_surge: 1 + random.below(2),
+            budget: match random.below(4) {
+                0 => None,
+                _ => Some(Budget { restarts: 1 + random.below(8), window: SECOND * (1 + random.below(60)) }),
+            },
             ..Policy::default()
         };
         Self {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::table::Health;
 use super::super::{Action, Event, Phase, Signal, Supervisor};
 use super::auditor::{Auditor, Worker};
 use super::consequences::Standing;
@@ -11,6 +12,7 @@ use crate::server::{Slot, WorkerId};
 impl Auditor {
     pub(super) fn check_state(&mut self, actions: &[Action], supervisor: &Supervisor, world: &World) {
         self.consequences.check(actions, supervisor.phase());
+        assert_eq!(supervisor.health(), self.consequences.health.health);
         self.check_phase(supervisor.phase());
         self.check_target(supervisor.target());
         self.standing =
@@ -109,6 +111,7 @@ impl Auditor {
     pub(super) fn assert_at_rest(&self, supervisor: &Supervisor, world: &World) {
         assert_eq!(supervisor.phase(), Phase::Serving);
         assert_eq!(supervisor.incoming(), None);
+        assert_eq!(supervisor.health(), Health::Sound);
         self.assert_staffed(supervisor);
         assert_eq!(self.workers.len(), self.target as usize);
         assert_eq!(world.processes(), self.target as usize);

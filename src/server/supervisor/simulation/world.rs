@@ -23,6 +23,7 @@ struct Process {
     /// Which template is to fork it.
     template: u64,
     born: bool,
+    ready: bool,
     killed: bool,
     draining: bool,
     stubborn: bool,
@@ -37,7 +38,7 @@ enum Happening {
     Ready(WorkerId),
     Refuses(WorkerId),
     Dies(WorkerId, Exit),
-    NeverBorn(WorkerId),
+    NeverBorn(WorkerId, StartFailure),
     /// A report that comes late, or twice.
     Echo(Event),
     Asked(Signal),
@@ -47,6 +48,10 @@ enum Happening {
 pub(super) struct World {
     random: Random,
     pub(super) hostile: bool,
+    /// Until then nothing can be forked.
+    short_until: Duration,
+    /// Until then hardly any worker serves well.
+    broken_until: Duration,
     happenings: BTreeMap<(Duration, u64), Happening>,
     count: u64,
     templates: BTreeMap<Generation, Template>,
@@ -58,6 +63,8 @@ impl World {
         Self {
             random: Random::new(seed),
             hostile: false,
+            short_until: Duration::ZERO,
+            broken_until: Duration::ZERO,
             happenings: BTreeMap::new(),
             count: 0,
             templates: BTreeMap::new(),
@@ -133,12 +140,8 @@ impl World {
             Happening::Ready(id) => self.ready(now, id),
             Happening::Refuses(id) => self.refuses(now, id),
             Happening::Dies(id, exit) => self.dies(now, id, exit),
-            Happening::NeverBorn(id) => match self.processes.remove(&id) {
-                Some(_) => {
-                    let words = "EAGAIN".to_owned();
-                    let cause = StartFailure::Resource { words };
-                    vec![Event::WorkerFailed { id, cause }]
-                }
+            Happening::NeverBorn(id, cause) => match self.processes.remove(&id) {
+                Some(_) => vec![Event::WorkerFailed { id, cause }],
                 None => Vec::new(),
             },
             Happening::Echo(event) => vec![event],
@@ -205,7 +208,8 @@ impl World {
             .collect();
         for id in unborn {
             let then = now + MS * self.random.below(5);
-            self.plan(then, Happening::NeverBorn(id));
+            let words = "the template is gone".to_owned();
+            self.plan(then, Happening::NeverBorn(id, StartFailure::NoProcess { words }));
         }
     }
 
@@ -218,6 +222,7 @@ impl World {
             generation,
             template: life,
             born: false,
+            ready: false,
             killed: false,
             draining: false,
             stubborn: self.trouble(15),
@@ -227,8 +232,15 @@ impl World {
         if stuck {
             return;
         }
-        if self.trouble(8) {
-            self.plan(then, Happening::NeverBorn(id));
+        if self.trouble(2) {
+            self.short_until = now + MS * self.random.below(10_000);
+        }
+        if self.hostile && now < self.short_until {
+            let words = "EAGAIN".to_owned();
+            self.plan(then, Happening::NeverBorn(id, StartFailure::Resource { words }));
+        } else if self.trouble(4) {
+            let words = "a second thread".to_owned();
+            self.plan(then, Happening::NeverBorn(id, StartFailure::NoProcess { words }));
         } else {
             self.plan(then, Happening::Born(id));
         }
@@ -247,11 +259,14 @@ impl World {
         let pid = 1000 + id.0 as i32;
         let forked = Event::WorkerForked { id, pid };
         let soon = now + MS * (1 + self.random.below(500));
+        if self.trouble(3) {
+            self.broken_until = now + MS * self.random.below(60_000);
+        }
         if killed {
             self.plan(now + MS, Happening::Dies(id, Exit::Signal(9)));
         } else if drained {
             self.plan_drained(now, id);
-        } else if self.trouble(8) {
+        } else if self.trouble(8) || (self.is_broken(now) && self.trouble(60)) {
             self.plan(soon, Happening::Refuses(id));
         } else if self.trouble(8) {
             self.plan(soon, Happening::Dies(id, Exit::Signal(11)));
@@ -268,10 +283,11 @@ impl World {
     }
 
     fn ready(&mut self, now: Duration, id: WorkerId) -> Vec<Event> {
-        if !self.processes.contains_key(&id) {
+        let Some(process) = self.processes.get_mut(&id) else {
             return Vec::new();
-        }
-        if self.trouble(10) {
+        };
+        process.ready = true;
+        if self.trouble(10) || (self.is_broken(now) && self.trouble(60)) {
             let young = now + MS * self.random.below(900);
             self.plan(young, Happening::Dies(id, Exit::Code(3)));
         } else if self.trouble(30) {
@@ -304,8 +320,10 @@ impl World {
             false => Exit::Unknown,
         };
         self.plan_echo(now, id, exit);
+        let served = process.ready && self.random.below(4) == 0;
         let words = None;
-        vec![Event::WorkerExited { id, exit, words }]
+        let ended = Event::WorkerExited { id, exit, words };
+        if served { vec![Event::WorkerServed { id }, ended] } else { vec![ended] }
     }
 
     fn kill(&mut self, now: Duration, id: WorkerId) {
@@ -334,10 +352,15 @@ impl World {
             1 => Event::WorkerForked { id, pid: 1 },
             2 => Event::WorkerExited { id, exit, words },
             3 => Event::WorkerFailed { id, cause: StartFailure::TimedOut },
+            4 => Event::WorkerServed { id },
             _ => return,
         };
         let then = now + MS * self.random.below(2_000);
         self.plan(then, Happening::Echo(echo));
+    }
+
+    fn is_broken(&self, now: Duration) -> bool {
+        now < self.broken_until
     }
 
     fn is_life(&self, generation: Generation, life: u64) -> bool {

@@ -1,6 +1,7 @@
 //! The supervisor's promises, one by one.
 
 mod boot;
+mod failing;
 mod reload;
 mod serving;
 mod stop;
@@ -92,6 +93,10 @@ impl Bench {
 
     fn fork_refused(&mut self, id: u64) {
         self.tell(Event::WorkerFailed { id: WorkerId(id), cause: StartFailure::Resource { words: "EAGAIN".into() } });
+    }
+
+    fn served(&mut self, id: u64) {
+        self.tell(Event::WorkerServed { id: WorkerId(id) });
     }
 
     fn exits(&mut self, id: u64, exit: Exit) {

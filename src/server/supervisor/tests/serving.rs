@@ -193,8 +193,8 @@ fn readiness_may_be_heard_before_the_fork() {
 
 #[test]
 fn no_delay_exceeds_its_cap_by_more_than_jitter() {
-    let mut bench =
-        Bench::with(Policy { workers: 1, backoff: Backoff { cap: SECOND, ..Backoff::default() }, ..Policy::default() });
+    let backoff = Backoff { cap: SECOND, ..Backoff::default() };
+    let mut bench = Bench::with(Policy { workers: 1, backoff, budget: None, ..Policy::default() });
     bench.tell(Event::Boot);
     bench.template_ready(1);
     for id in 1..50 {
