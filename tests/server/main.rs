@@ -22,8 +22,8 @@ macro_rules! trials {
 mod boot;
 mod cleanups;
 mod command;
-mod deadlines;
 mod crash_loops;
+mod deadlines;
 mod descriptors;
 mod listeners;
 mod logs;
