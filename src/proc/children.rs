@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::message::Ticket;
 use super::obituary::Obituaries;
-use crate::sys::{fork, wait};
+use crate::sys::{fork, reaper, wait};
 
 /// What a process needs once it has children; nothing before that.
 #[derive(Default)]
@@ -136,7 +136,7 @@ impl Children {
         if self.tickets.is_empty() {
             return Ok(());
         }
-        wait::reap_in_background(self.tickets.into_keys().collect())
+        self.tickets.into_keys().try_for_each(reaper::reap_in_background)
     }
 }
 

@@ -108,6 +108,12 @@ impl ExecCommand {
         self
     }
 
+    /// What is to be done in this very process's place.
+    pub(crate) fn into_plan(self) -> Plan {
+        let (message, fds) = self.into_message();
+        plan(message, fds.into_iter())
+    }
+
     pub(crate) fn into_message(self) -> (ExecMessage, Vec<OwnedFd>) {
         let blob = |text: OsString| Blob::from(text.as_os_str());
         let message = ExecMessage {

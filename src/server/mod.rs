@@ -5,6 +5,7 @@ mod address;
 mod attend;
 mod bind_error;
 mod cleanup;
+mod command;
 mod config;
 mod conn;
 mod deadline;
@@ -37,6 +38,7 @@ pub use address::{
     AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath, UNIX_NAME_MAX,
 };
 pub use bind_error::BindError;
+pub use command::{Command, Subprocess};
 pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
 pub use fleet_config::RestartBudget;

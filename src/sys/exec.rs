@@ -1,9 +1,10 @@
 //! Replacing this process by another program.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::unistd;
@@ -21,6 +22,40 @@ pub(crate) struct Plan {
     pub(crate) stdio: [Option<OwnedFd>; 3],
 }
 
+/// What exec(3) takes, of a plan.
+pub(crate) struct Strings {
+    pub(crate) program: CString,
+    /// The first one is the program's own name.
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) environment: Vec<CString>,
+}
+
+impl Plan {
+    /// # Errors
+    /// `InvalidInput` for a text with a NUL in it.
+    pub(crate) fn strings(&self) -> io::Result<Strings> {
+        let program = text(&self.program)?;
+        let own = iter::once(Ok(program.clone()));
+        let arguments = own.chain(self.arguments.iter().map(text)).collect::<io::Result<_>>()?;
+        let environment =
+            self.environment.iter().map(|(key, value)| variable(key, value)).collect::<io::Result<_>>()?;
+        Ok(Strings { program, arguments, environment })
+    }
+}
+
+/// A text as C has it.
+pub(crate) fn text(text: impl AsRef<OsStr>) -> io::Result<CString> {
+    Ok(CString::new(text.as_ref().as_bytes())?)
+}
+
+/// An entry of an environment.
+pub(crate) fn variable(key: &OsStr, value: &OsStr) -> io::Result<CString> {
+    let mut entry = key.to_owned();
+    entry.push("=");
+    entry.push(value);
+    text(entry)
+}
+
 /// Executes the plan; it returns only if that failed. Every descriptor but the standard three is closed.
 pub(crate) fn exec(plan: Plan) -> io::Error {
     match try_exec(plan) {
@@ -30,18 +65,7 @@ pub(crate) fn exec(plan: Plan) -> io::Error {
 }
 
 fn try_exec(plan: Plan) -> io::Result<std::convert::Infallible> {
-    let program = CString::new(plan.program.into_vec())?;
-    let mut arguments = vec![program.clone()];
-    for argument in plan.arguments {
-        arguments.push(CString::new(argument.into_vec())?);
-    }
-    let mut environment = Vec::with_capacity(plan.environment.len());
-    for (key, value) in plan.environment {
-        let mut entry = key.into_vec();
-        entry.push(b'=');
-        entry.extend(value.into_vec());
-        environment.push(CString::new(entry)?);
-    }
+    let strings = plan.strings()?;
     if let Some(directory) = plan.directory {
         unistd::chdir(&directory)?;
     }
@@ -59,7 +83,7 @@ fn try_exec(plan: Plan) -> io::Result<std::convert::Infallible> {
     descriptors::close_beyond_standard_at_exec()?;
     signals::default_all();
     signals::unblock_all()?;
-    Ok(unistd::execvpe(&program, &arguments, &environment)?)
+    Ok(unistd::execvpe(&strings.program, &strings.arguments, &strings.environment)?)
 }
 
 /// Ends this process at once: no exit handlers, no buffers of libc, which a fork has copied from elsewhere.

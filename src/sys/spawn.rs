@@ -7,15 +7,15 @@
 use std::ffi::{CString, OsStr};
 use std::fs::OpenOptions;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::unistd::Pid;
 
 use super::descriptors;
+use super::exec::{text, variable};
+use super::posix_spawn::{self, Attributes, FileActions, Group, Program};
 
 /// Where a template finds its end of the control socket.
 const CONTROL: RawFd = 3;
@@ -51,28 +51,12 @@ impl Image {
     /// empty signal mask, default signal actions and no standard input.
     pub(crate) fn spawn(&self, title: &OsStr, control: OwnedFd) -> io::Result<Pid> {
         let control = descriptors::duplicate_above(control, ABOVE_REDIRECTED)?;
-        let program = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        let title = CString::new(title.as_bytes())?;
-        let environment = environment()?;
-        let arguments = [title.as_ptr().cast_mut(), std::ptr::null_mut()];
-        let variables: Vec<*mut libc::c_char> =
-            environment.iter().map(|entry| entry.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
-        let actions = FileActions::for_template(control.as_raw_fd())?;
-        let attributes = Attributes::for_template()?;
-        let mut pid = 0;
-        // SAFETY: all pointers are to live, initialised, null-terminated values of the types asked for.
-        let error = unsafe {
-            libc::posix_spawn(
-                &raw mut pid,
-                program.as_ptr(),
-                &raw const actions.0,
-                &raw const attributes.0,
-                arguments.as_ptr(),
-                variables.as_ptr(),
-            )
-        };
-        check(error)?;
-        Ok(Pid::from_raw(pid))
+        let file = text(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        let program = Program { file: &file, arguments: &[text(title)?], environment: &environment()? };
+        let mut actions = FileActions::new()?;
+        actions.open_null(0, libc::O_RDONLY)?;
+        actions.duplicate(control.as_raw_fd(), CONTROL)?;
+        posix_spawn::spawn(&program, &actions, &Attributes::new(Group::Own)?)
     }
 }
 
@@ -81,75 +65,8 @@ fn environment() -> io::Result<Vec<CString>> {
     std::env::vars_os()
         .filter(|(key, _)| key != MARKER)
         .chain([(MARKER.into(), PROTOCOL.into())])
-        .map(|(key, value)| {
-            let mut entry = key.into_vec();
-            entry.push(b'=');
-            entry.extend(value.into_vec());
-            Ok(CString::new(entry)?)
-        })
+        .map(|(key, value)| variable(&key, &value))
         .collect()
-}
-
-struct FileActions(libc::posix_spawn_file_actions_t);
-
-impl FileActions {
-    fn for_template(control: RawFd) -> io::Result<FileActions> {
-        let mut raw = MaybeUninit::uninit();
-        // SAFETY: the pointer is to room for the object that the call initialises.
-        check(unsafe { libc::posix_spawn_file_actions_init(raw.as_mut_ptr()) })?;
-        // SAFETY: initialised by the call above.
-        let mut actions = FileActions(unsafe { raw.assume_init() });
-        // SAFETY: the object is initialised; the path is a static string with a terminator.
-        check(unsafe {
-            libc::posix_spawn_file_actions_addopen(&raw mut actions.0, 0, c"/dev/null".as_ptr(), libc::O_RDONLY, 0)
-        })?;
-        // SAFETY: the object is initialised.
-        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, control, CONTROL) })?;
-        Ok(actions)
-    }
-}
-
-impl Drop for FileActions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in the constructor, destroyed only here.
-        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
-    }
-}
-
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    fn for_template() -> io::Result<Attributes> {
-        let mut raw = MaybeUninit::uninit();
-        // SAFETY: the pointer is to room for the object that the call initialises.
-        check(unsafe { libc::posix_spawnattr_init(raw.as_mut_ptr()) })?;
-        // SAFETY: initialised by the call above.
-        let mut attributes = Attributes(unsafe { raw.assume_init() });
-        let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-        // SAFETY: the object is initialised.
-        check(unsafe { libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short) })?;
-        // SAFETY: the object is initialised; 0 asks for a new group, led by the child.
-        check(unsafe { libc::posix_spawnattr_setpgroup(&raw mut attributes.0, 0) })?;
-        let all = nix::sys::signal::SigSet::all();
-        // SAFETY: both objects are initialised.
-        check(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, all.as_ref()) })?;
-        let none = nix::sys::signal::SigSet::empty();
-        // SAFETY: both objects are initialised.
-        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, none.as_ref()) })?;
-        Ok(attributes)
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in the constructor, destroyed only here.
-        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
-    }
-}
-
-/// The posix_spawn family returns its error instead of setting errno.
-fn check(error: i32) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// Whether this process was started as a template and has not taken its control socket yet.

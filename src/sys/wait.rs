@@ -3,13 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::wait::{Id, WaitPidFlag};
 use nix::unistd::Pid;
-
-/// No process has this number; waitpid(2) would take it for a group.
-const REAPED: i32 = 0;
 
 /// What the kernel tells of a reaped child: its wait status and its resource usage.
 pub(crate) struct Reaped {
@@ -37,23 +33,19 @@ pub(crate) fn reap(pid: Pid) -> io::Result<()> {
     wait4(pid.as_raw(), 0).map(|_| ())
 }
 
-/// Reaps these children as they end, in a SIGCHLD handler, and no others: the process's own code keeps its own.
-pub(crate) fn reap_in_background(children: Vec<Pid>) -> io::Result<()> {
-    let children: Vec<AtomicI32> = children.into_iter().map(|child| AtomicI32::new(child.as_raw())).collect();
-    let reap_those_that_ended = move || {
-        for child in &children {
-            let pid = child.load(Ordering::Relaxed);
-            // SAFETY: waitpid is async-signal-safe (signal-safety(7)) and a null status is allowed.
-            if pid != REAPED && unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) } != 0 {
-                // From now on this number may be that of a child of the process's own code.
-                child.store(REAPED, Ordering::Relaxed);
-            }
-        }
-    };
-    // SAFETY: the handler only calls waitpid and uses lock-free atomics.
-    unsafe { signal_hook::low_level::register(libc::SIGCHLD, reap_those_that_ended) }?;
-    // Those that ended before the handler stood have sent their signal already.
-    signal_hook::low_level::raise(libc::SIGCHLD)
+/// Waits for one child of this process and reaps it: its status as wait(2) gives it. Without `block` it does not wait, and
+/// gives none while the child runs.
+///
+/// # Errors
+/// `Interrupted` by a signal whose handler does not restart calls.
+pub(crate) fn reap_interruptibly(pid: Pid, block: bool) -> io::Result<Option<i32>> {
+    let (mut status, options) = (0, if block { 0 } else { libc::WNOHANG });
+    // SAFETY: the pointer is to a live integer.
+    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, options) } {
+        0 => Ok(None),
+        1.. => Ok(Some(status)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn wait4(pid: libc::pid_t, options: i32) -> io::Result<Option<Reaped>> {

@@ -30,6 +30,7 @@ pub fn become_fixture() -> Option<ExitCode> {
             Some(hatchery::serve::<Probe>())
         }
         "cleanups" => Some(hatchery::serve::<crate::cleanups::Fixture>()),
+        "subprocesses" => Some(hatchery::serve::<crate::subprocesses::Fixture>()),
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),
         other => panic!("there is no fixture {other:?}"),
     }

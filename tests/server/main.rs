@@ -34,6 +34,7 @@ mod reloads;
 mod requests;
 mod signals;
 mod stops;
+mod subprocesses;
 mod templates;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         requests::tests(),
         signals::tests(),
         stops::tests(),
+        subprocesses::tests(),
         templates::tests(),
     ];
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), subjects.into_iter().flatten().collect()).exit_code()

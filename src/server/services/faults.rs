@@ -6,9 +6,7 @@
 //! server anyway.
 
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -138,7 +136,7 @@ impl Faults {
             Fault::Exit(code) => std::process::exit(*code),
             Fault::Leak(mebibytes) => self.leak(*mebibytes),
             Fault::Flock { path, hold } => hold_lock(path, *hold, cx),
-            Fault::Spawn(how_long) => spawn_sleep(*how_long),
+            Fault::Spawn(how_long) => spawn_sleep(*how_long, cx),
         }
     }
 
@@ -189,18 +187,9 @@ fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<S
     Ok(format!("held {} for {hold:?}\n", lock.path().display()))
 }
 
-/// The shell leaves at once, so the sleeping process is nobody's zombie here; its group is its own,
-/// so it outlives all.
-fn spawn_sleep(how_long: Duration) -> io::Result<String> {
-    let output = Command::new("/bin/sh")
-        .args(["-c", r#"sleep "$0" >/dev/null 2>&1 & echo $!"#])
-        .arg(how_long.as_secs_f64().to_string())
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .output()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))?;
-    Ok(format!("spawned pid {}", String::from_utf8_lossy(&output.stdout)))
+fn spawn_sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<String> {
+    let sleep = cx.command("sleep").arg(how_long.as_secs_f64().to_string()).detached().spawn()?;
+    Ok(format!("spawned pid {}\n", sleep.pid()))
 }
 
 #[cfg(test)]
