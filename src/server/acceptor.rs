@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use socket2::{Domain, SockRef};
 
-use super::conn::Conn;
+use super::conn::{Conn, Peer};
 use crate::sys::stream;
 
 /// A listener shared by all workers; it never waits.
@@ -51,7 +51,7 @@ impl Acceptor {
     pub fn accept(&self) -> io::Result<Option<Conn>> {
         loop {
             match stream::accept(self.socket.as_fd()) {
-                Ok(socket) => return Ok(Some(Conn::new(socket))),
+                Ok((socket, address)) => return Ok(Some(Conn::new(socket, Peer::from(address)))),
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) if is_about_one_connection(error) => {}
                 Err(error) => return Err(error.into()),

@@ -3,14 +3,17 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::time::Duration;
 
 use slog::{Logger, debug, error, warn};
 
 use super::cleanup::Cleanups;
-use super::conn::{Buffers, Conn, Fill};
+use super::conn::{Buffers, Conn, Fill, Peer};
 use super::deadline::{Begun, Deadlines};
+use super::drain::MasterLink;
 use super::in_hand::InHand;
+use super::message::{FromWorker, TimedOut};
 use super::parked::Phase;
 use super::scoreboard::{Record, WorkerState};
 use super::service::{BoxError, Next, RequestCx, Service};
@@ -32,6 +35,7 @@ pub(super) struct Attendant<S> {
     pub(super) pid: u32,
     pub(super) record: Record,
     pub(super) in_hand: &'static InHand,
+    pub(super) link: Rc<MasterLink>,
     pub(super) deadlines: Deadlines,
     pub(super) cleanups: Cleanups,
     pub(super) buffers: Buffers,
@@ -119,7 +123,7 @@ impl<S: Service> Attendant<S> {
                 ControlFlow::Break(outcome) => break outcome,
             }
         };
-        self.record.set_request_started(None);
+        self.record.end_request();
         self.record.set_state(self.resting_state());
         outcome
     }
@@ -130,7 +134,7 @@ impl<S: Service> Attendant<S> {
 
     /// One call of the service; to go on means that the next request has already come.
     fn serve_one(&mut self, conn: &mut Conn, request: Begun, timed_out: bool) -> ControlFlow<Outcome> {
-        self.record.set_request_started(Some(request.since));
+        self.record.begin_request(request.since, conn.peer());
         conn.begin(self.in_hand, timed_out);
         self.deadlines.begin(request, self.now);
 
@@ -153,11 +157,15 @@ impl<S: Service> Attendant<S> {
         self.deadlines.end();
         conn.end();
         self.now = Monotonic::now();
+        let is_over = !matches!(then, ControlFlow::Break(Outcome::Partial(_)));
+        if is_over && self.deadlines.due().is_some_and(|due| due <= self.now) {
+            self.tell_timed_out(conn, request.since, timed_out);
+        }
         if !self.cleanups.is_empty() {
-            self.clean_up();
+            self.clean_up(conn.peer());
         }
         self.record.set_label(b"");
-        if !matches!(then, ControlFlow::Break(Outcome::Partial(_))) {
+        if is_over {
             self.requests += 1;
             self.record.set_requests(self.requests);
         }
@@ -189,12 +197,29 @@ impl<S: Service> Attendant<S> {
     }
 
     /// The request is over, and so is its deadline: the cleanups have the time of a request of their own.
-    fn clean_up(&mut self) {
-        self.record.set_request_started(Some(self.now));
+    fn clean_up(&mut self, peer: Peer) {
+        self.record.begin_request(self.now, peer);
         self.deadlines.begin_cleanups(self.now);
         self.cleanups.run(|panic| error!(self.log, "a cleanup panicked"; "panic" => %panic, "label" => self.label()));
         self.deadlines.end();
         self.now = Monotonic::now();
+    }
+
+    /// The request has met its deadline: the master, which knows what held it up, writes that down.
+    #[cold]
+    #[inline(never)]
+    fn tell_timed_out(&self, conn: &Conn, since: Monotonic, parked: bool) {
+        let request = TimedOut {
+            started: since.nanos(),
+            elapsed: self.now.since(since),
+            label: self.record.label(),
+            peer: conn.peer().to_string(),
+            parked,
+        };
+        if !self.link.try_say(&FromWorker::TimedOut(request)) {
+            warn!(self.log, "a request timed out, and the master does not listen";
+                "peer" => %conn.peer(), "label" => self.label());
+        }
     }
 
     /// A client that went away is everyday life; anything else is worth a look.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::in_hand::InHand;
 use super::input::Input;
@@ -32,6 +32,7 @@ const MUCH_OUTPUT: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Conn {
     socket: OwnedFd,
+    peer: Peer,
     input: Input,
     output: Vec<u8>,
     /// The request in hand, while this connection is served.
@@ -63,8 +64,14 @@ pub enum Peer {
     Inet(SocketAddr),
     /// A client of a Unix socket; such clients have no address.
     Unix,
-    /// A client that was gone before it was asked for.
+    /// A client that was gone before [`Conn::from_fd`] took it over.
     Gone,
+}
+
+impl From<SockAddr> for Peer {
+    fn from(address: SockAddr) -> Self {
+        address.as_socket().map_or(Self::Unix, Self::Inet)
+    }
 }
 
 impl fmt::Display for Peer {
@@ -86,13 +93,15 @@ impl Conn {
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self::new(socket))
+        let peer = SockRef::from(&socket).peer_addr().map_or(Peer::Gone, Peer::from);
+        Ok(Self::new(socket, peer))
     }
 
     /// A connection over a socket that is known to be non-blocking.
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd, peer: Peer) -> Self {
         Self {
             socket,
+            peer,
             input: Input::default(),
             output: Vec::new(),
             request: None,
@@ -104,12 +113,9 @@ impl Conn {
         }
     }
 
-    /// Who is at the other end. It costs a system call.
+    /// Who is at the other end.
     pub fn peer(&self) -> Peer {
-        match SockRef::from(&self.socket).peer_addr() {
-            Ok(address) => address.as_socket().map_or(Peer::Unix, Peer::Inet),
-            Err(_) => Peer::Gone,
-        }
+        self.peer
     }
 
     /// What was received and not yet consumed.

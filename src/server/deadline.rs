@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::in_hand::InHand;
+use super::scoreboard::Record;
 use super::worker_config::WorkerConfig;
 use crate::sys::alarm::Alarm;
 use crate::sys::clock::Monotonic;
@@ -18,6 +19,8 @@ pub(super) struct Deadlines {
     /// Made when the first deadline is set: a worker whose requests have none needs no timer.
     alarm: OnceCell<Alarm>,
     in_hand: &'static InHand,
+    /// Where the master sees by when the worker should have ended itself.
+    record: Record,
 }
 
 /// A request that has begun to come.
@@ -31,9 +34,9 @@ pub(super) struct Begun {
 
 impl Deadlines {
     /// For the calling thread; in a worker, after the fork.
-    pub(super) fn new(config: &WorkerConfig, in_hand: &'static InHand) -> Result<Self, Errno> {
+    pub(super) fn new(config: &WorkerConfig, in_hand: &'static InHand, record: Record) -> Result<Self, Errno> {
         let WorkerConfig { request_timeout: timeout, request_kill_after: kill_after, .. } = *config;
-        let deadlines = Self { timeout, kill_after, alarm: OnceCell::new(), in_hand };
+        let deadlines = Self { timeout, kill_after, alarm: OnceCell::new(), in_hand, record };
         if timeout.is_some() {
             deadlines.alarm()?;
         }
@@ -74,7 +77,9 @@ impl Deadlines {
     pub(super) fn begin_cleanups(&self, now: Monotonic) {
         if let Some(alarm) = self.alarm.get() {
             let soft = now.after(self.timeout.unwrap_or(Duration::MAX));
-            alarm.begin_anew(soft, soft.after(self.kill_after));
+            let hard = soft.after(self.kill_after);
+            self.record.set_deadlines(soft, hard);
+            alarm.begin_anew(soft, hard);
         }
     }
 
@@ -86,7 +91,9 @@ impl Deadlines {
     }
 
     fn set(&self, alarm: &Alarm, due: Monotonic, now: Monotonic) {
-        alarm.begin(due, due.max(now).after(self.kill_after));
+        let hard = due.max(now).after(self.kill_after);
+        self.record.set_deadlines(due, hard);
+        alarm.begin(due, hard);
     }
 
     fn alarm(&self) -> Result<&Alarm, Errno> {

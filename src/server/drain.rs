@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -29,6 +30,11 @@ impl MasterLink {
         self.0.send(&FromWorker::Ready, &[])
     }
 
+    /// Says something, if the master takes it without delay.
+    pub(super) fn try_say(&self, message: &FromWorker) -> bool {
+        self.0.try_send(message, &[]).is_ok_and(|sent| sent)
+    }
+
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
     fn poll_drain(&self) -> bool {
         // A conversation that makes no sense is as good as none.
@@ -38,7 +44,7 @@ impl MasterLink {
 
 /// Both sources of the wish to drain, as one.
 pub(crate) struct DrainNotice {
-    link: MasterLink,
+    link: Rc<MasterLink>,
     pipe: UnixStream,
     pipe_end: UnixStream,
     /// Holds the link and the pipe: readable when one of them is.
@@ -50,7 +56,7 @@ pub(crate) struct DrainNotice {
 impl DrainNotice {
     /// Takes the link over and SIGTERM with it. To be called in the worker, after the fork: a pipe
     /// made before it would be shared by all workers.
-    pub(crate) fn new(link: MasterLink) -> io::Result<Self> {
+    pub(crate) fn new(link: Rc<MasterLink>) -> io::Result<Self> {
         let (pipe, pipe_end) = UnixStream::pair()?;
         pipe_end.set_nonblocking(true)?;
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -122,6 +122,7 @@ fn work<S: Service>(
     let mut fds = cx.fds;
     let board = fds.pop().ok_or("the scoreboard is missing")?;
     let record = Record::map(board.as_fd(), &birth, pid)?;
+    record.keep_trace();
     drop(board);
     let addresses = config.listeners.iter().cloned();
     let acceptors = fds.into_iter().zip(addresses).map(|(fd, address)| Acceptor::from_fd(fd, address));

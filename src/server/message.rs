@@ -1,5 +1,7 @@
 //! What master and worker say to each other on the worker's own socket.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// From the master to a worker.
@@ -14,4 +16,21 @@ pub(crate) enum ToWorker {
 pub(crate) enum FromWorker {
     /// The service has started and the worker accepts connections.
     Ready,
+    /// A request has met its soft deadline and is over.
+    TimedOut(TimedOut),
+}
+
+/// A request that was interrupted by its deadline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TimedOut {
+    /// When it began, in nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) started: u64,
+    /// How long it took.
+    pub(crate) elapsed: Duration,
+    /// What the service said about it.
+    pub(crate) label: Vec<u8>,
+    /// Who had asked.
+    pub(crate) peer: String,
+    /// The worker was not held up: it waited for the client to send the rest of the request, beside other work.
+    pub(crate) parked: bool,
 }

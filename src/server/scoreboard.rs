@@ -5,17 +5,27 @@
 //! is an atomic that stands for itself; only the label is longer than a word, and a version counter
 //! that is odd while it changes keeps a reader from taking half of one and half of the next.
 
+mod peer;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use super::conn::Peer;
 use super::worker_config::WorkerBirth;
 use super::{Generation, Slot, WorkerId};
 use crate::sys::clock::Monotonic;
 use crate::sys::shared::{self, Access, Mapping, WORDS};
+use crate::sys::trace;
 
 /// Longest label in bytes; what is longer is cut.
 pub const LABEL_BYTES: usize = 64;
+
+/// Most frames of a dying worker's call stack; those further out are left away.
+const TRACE_FRAMES: usize = 64;
+
+/// Words of a peer's address: what it is and its port, then the IP address.
+const PEER_WORDS: usize = 3;
 
 /// Where each field lies in a record's page, in words.
 mod at {
@@ -28,10 +38,16 @@ mod at {
     pub(super) const CONNECTIONS: usize = 6;
     pub(super) const PARKED: usize = 7;
     pub(super) const REQUEST_STARTED: usize = 8;
-    pub(super) const LABEL_VERSION: usize = 9;
-    pub(super) const LABEL_LENGTH: usize = 10;
-    pub(super) const LABEL: usize = 11;
+    pub(super) const SOFT_DEADLINE: usize = 9;
+    pub(super) const HARD_DEADLINE: usize = 10;
+    pub(super) const PEER: usize = 11;
+    pub(super) const LABEL_VERSION: usize = PEER + super::PEER_WORDS;
+    pub(super) const LABEL_LENGTH: usize = LABEL_VERSION + 1;
+    pub(super) const LABEL: usize = LABEL_LENGTH + 1;
     pub(super) const LABEL_END: usize = LABEL + super::LABEL_BYTES / size_of::<u64>();
+    pub(super) const TRACE_LENGTH: usize = LABEL_END;
+    pub(super) const TRACE: usize = TRACE_LENGTH + 1;
+    pub(super) const TRACE_END: usize = TRACE + super::TRACE_FRAMES;
 }
 
 /// What a worker is doing.
@@ -70,10 +86,25 @@ pub(crate) struct Snapshot {
     pub(crate) connections: u64,
     /// Connections it holds parked now.
     pub(crate) parked: u64,
-    /// When the request in hand began, in nanoseconds of CLOCK_MONOTONIC.
-    pub(crate) request_started: Option<u64>,
+    /// When the request in hand began.
+    pub(crate) request_started: Option<Monotonic>,
+    /// Who has asked for it, or for the one before.
+    pub(crate) peer: Option<Peer>,
     /// What the service says it is doing; empty where it says nothing.
     pub(crate) label: Vec<u8>,
+    /// The call stack that a dying worker has left, as addresses in its memory, innermost first.
+    pub(crate) trace: Vec<u64>,
+}
+
+/// The request that a worker has in hand, as the watch over deadlines sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RequestInHand {
+    /// Which life of which worker.
+    pub(crate) id: WorkerId,
+    /// When it began.
+    pub(crate) started: Monotonic,
+    /// By when it is to end: interrupted at the first moment, killed at the second. None: whenever it likes.
+    pub(crate) deadlines: Option<(Monotonic, Monotonic)>,
 }
 
 /// The master's end: all records, to read.
@@ -99,8 +130,7 @@ impl Board {
 
     /// Reads one record; none where no worker has ever written, or beyond the capacity.
     pub(crate) fn read(&self, record: u32) -> Option<Snapshot> {
-        let first = (record as usize).checked_mul(WORDS)?;
-        let words = self.pages.words().get(first..first + WORDS)?;
+        let words = self.page(record)?;
         let load = |field: usize| words[field].load(Ordering::Relaxed);
         let pid = u32::try_from(load(at::PID)).ok().filter(|&pid| pid != 0)?;
         Some(Snapshot {
@@ -112,9 +142,33 @@ impl Board {
             requests: load(at::REQUESTS),
             connections: load(at::CONNECTIONS),
             parked: load(at::PARKED),
-            request_started: Monotonic::from_nanos(load(at::REQUEST_STARTED)).map(Monotonic::nanos),
+            request_started: Monotonic::from_nanos(load(at::REQUEST_STARTED)),
+            peer: peer::from_words([0, 1, 2].map(|word| load(at::PEER + word))),
             label: read_label(words),
+            trace: words[at::TRACE..at::TRACE_END]
+                .iter()
+                .take(load(at::TRACE_LENGTH) as usize)
+                .map(|frame| frame.load(Ordering::Relaxed))
+                .collect(),
         })
+    }
+
+    /// The request that the worker of this record has in hand; none where it rests.
+    pub(crate) fn request_in_hand(&self, record: u32) -> Option<RequestInHand> {
+        let words = self.page(record)?;
+        let load = |field: usize| words[field].load(Ordering::Relaxed);
+        let deadlines =
+            Monotonic::from_nanos(load(at::SOFT_DEADLINE)).zip(Monotonic::from_nanos(load(at::HARD_DEADLINE)));
+        Some(RequestInHand {
+            id: WorkerId(load(at::ID)),
+            started: Monotonic::from_nanos(load(at::REQUEST_STARTED))?,
+            deadlines,
+        })
+    }
+
+    fn page(&self, record: u32) -> Option<&[AtomicU64]> {
+        let first = (record as usize).checked_mul(WORDS)?;
+        self.pages.words().get(first..first + WORDS)
     }
 }
 
@@ -148,19 +202,22 @@ fn read_label(words: &[AtomicU64]) -> Vec<u8> {
 /// The worker's end: its own record, to write.
 ///
 /// A store costs a few nanoseconds and no system call.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Record {
-    page: Mapping,
+    words: &'static [AtomicU64],
 }
 
 impl Record {
     /// Maps the record that `birth` names and begins it anew. The caller closes `memory` afterwards:
     /// with it a worker could map the others' records as well.
     pub(crate) fn map(memory: BorrowedFd<'_>, birth: &WorkerBirth, pid: u32) -> io::Result<Self> {
-        let page = Mapping::new(memory, birth.record as usize, 1, Access::ReadWrite)?;
-        let record = Self { page };
+        // It stays mapped: a signal may find the worker at its very end.
+        let words = Mapping::new(memory, birth.record as usize, 1, Access::ReadWrite)?.leak();
+        let record = Self { words };
         record.set_label(b"");
-        record.set_request_started(None);
+        record.end_request();
+        record.store(at::PEER, 0);
+        record.store(at::TRACE_LENGTH, 0);
         record.set_requests(0);
         record.set_connections(0);
         record.set_parked(0);
@@ -188,14 +245,36 @@ impl Record {
         self.store(at::PARKED, count);
     }
 
-    pub(crate) fn set_request_started(&self, started: Option<Monotonic>) {
-        self.store(at::REQUEST_STARTED, started.map_or(0, Monotonic::nanos));
+    /// A request comes in hand.
+    pub(crate) fn begin_request(&self, started: Monotonic, peer: Peer) {
+        for (word, value) in peer::to_words(peer).into_iter().enumerate() {
+            self.store(at::PEER + word, value);
+        }
+        self.store(at::SOFT_DEADLINE, 0);
+        self.store(at::REQUEST_STARTED, started.nanos());
+    }
+
+    /// By when the request in hand is to end: interrupted at the first moment, killed at the second.
+    pub(crate) fn set_deadlines(&self, soft: Monotonic, hard: Monotonic) {
+        self.store(at::SOFT_DEADLINE, soft.nanos());
+        self.store(at::HARD_DEADLINE, hard.nanos());
+    }
+
+    /// No request is in hand.
+    pub(crate) fn end_request(&self) {
+        self.store(at::REQUEST_STARTED, 0);
+        self.store(at::SOFT_DEADLINE, 0);
+    }
+
+    /// From now on the process's call stack is left in this record when it dies by its alarm.
+    pub(crate) fn keep_trace(&self) {
+        trace::keep_in(&self.words[at::TRACE_LENGTH..at::TRACE_END]);
     }
 
     /// Sets the label; what is longer than [`LABEL_BYTES`] is cut.
     pub(crate) fn set_label(&self, label: &[u8]) {
         let label = &label[..label.len().min(LABEL_BYTES)];
-        let words = self.page.words();
+        let words = self.words;
         let length = &words[at::LABEL_LENGTH];
         if label.is_empty() && length.load(Ordering::Relaxed) == 0 {
             return;
@@ -215,11 +294,11 @@ impl Record {
 
     /// The label as it is.
     pub(crate) fn label(&self) -> Vec<u8> {
-        read_label(self.page.words())
+        read_label(self.words)
     }
 
     fn store(&self, field: usize, value: u64) {
-        self.page.words()[field].store(value, Ordering::Relaxed);
+        self.words[field].store(value, Ordering::Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use slog::Logger;
@@ -130,6 +131,7 @@ pub struct WorkerCx {
     pub(super) birth: WorkerBirth,
     pub(super) pid: u32,
     pub(super) notice: DrainNotice,
+    pub(super) link: Rc<MasterLink>,
     pub(super) record: Record,
     pub(super) log: Logger,
 }
@@ -157,9 +159,10 @@ impl WorkerCx {
         record: Record,
         log: Logger,
     ) -> io::Result<Self> {
-        let notice = DrainNotice::new(link)?;
+        let link = Rc::new(link);
+        let notice = DrainNotice::new(Rc::clone(&link))?;
         let pid = std::process::id();
-        Ok(Self { acceptors, config, birth, pid, notice, record, log })
+        Ok(Self { acceptors, config, birth, pid, notice, link, record, log })
     }
 
     /// The listeners, in the order in which they were configured. They are non-blocking, and shared

@@ -55,7 +55,7 @@ impl Bench {
         let in_hand = InHand::of_worker();
         // Without a timer: the alarm is the whole process's.
         let config = WorkerConfig { request_timeout: None, ..WorkerConfig::default() };
-        let deadlines = Deadlines::new(&config, in_hand).expect("nothing to be made");
+        let deadlines = Deadlines::new(&config, in_hand, record).expect("nothing to be made");
         Self { board, config, in_hand, birth: birth(), record, deadlines, cleanups: Cleanups::default() }
     }
 

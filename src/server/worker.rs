@@ -72,7 +72,7 @@ impl<S: Service> Worker<S> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&cx.notice, Token::Notice.event(EpollFlags::EPOLLIN))?;
         let in_hand = InHand::of_worker();
-        let deadlines = Deadlines::new(&cx.config, in_hand)?;
+        let deadlines = Deadlines::new(&cx.config, in_hand, cx.record)?;
         let worker = Self {
             attendant: Attendant {
                 service,
@@ -82,6 +82,7 @@ impl<S: Service> Worker<S> {
                 birth: cx.birth,
                 pid: cx.pid,
                 record: cx.record,
+                link: cx.link,
                 buffers: Buffers::default(),
                 cleanups: Cleanups::default(),
                 requests: 0,

@@ -16,9 +16,13 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::clock::Monotonic;
+use super::trace;
 
 /// How soon the signal comes again once the soft moment has passed.
 const AGAIN: Duration = Duration::from_millis(10);
+
+/// How long leaving the call stack behind may take.
+const WALK: Duration = Duration::from_millis(200);
 
 const NEVER: u64 = u64::MAX;
 
@@ -99,10 +103,16 @@ extern "C" fn on_alarm(_: libc::c_int) {
 }
 
 /// Ends the process by SIGALRM; what it still has to say to its client belongs at the start of this.
-/// The signal is blocked while its handler runs, so the one raised here acts when the handler returns.
 fn die() {
     // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
     unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
+    // From here on the signal ends the process at once, so that no walk over a broken stack can last.
+    set_timer(Monotonic::now().after(WALK).nanos());
+    let mut alarm = SigSet::empty();
+    alarm.add(Signal::SIGALRM);
+    // It cannot fail for a valid signal.
+    let _ = alarm.thread_unblock();
+    trace::leave();
     // SAFETY: as above.
     unsafe { libc::raise(libc::SIGALRM) };
 }

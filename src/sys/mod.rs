@@ -26,4 +26,5 @@ pub(crate) mod stream;
 pub(crate) mod subprocess;
 pub(crate) mod term;
 pub(crate) mod threads;
+pub(crate) mod trace;
 pub(crate) mod wait;

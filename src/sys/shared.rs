@@ -4,6 +4,7 @@
 //! behind it (memfd_create(2), "File sealing").
 
 use std::ffi::c_void;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -85,6 +86,14 @@ impl Mapping {
         // SAFETY: the mapping is page-aligned, `length` bytes long, lives as long as `self`, and
         // every process reaches these bytes as atomics. A load needs no write permission.
         unsafe { slice::from_raw_parts(self.start.cast().as_ptr(), count) }
+    }
+
+    /// The pages' words, mapped for the rest of the process's life.
+    pub(crate) fn leak(self) -> &'static [AtomicU64] {
+        let words: *const [AtomicU64] = self.words();
+        mem::forget(self);
+        // SAFETY: as above, and nobody is left to unmap them.
+        unsafe { &*words }
     }
 }
 

@@ -2,24 +2,27 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown};
+use socket2::{SockAddr, SockAddrStorage};
 
 use super::clock::Monotonic;
 
 /// Takes one connection from the queue of a non-blocking listener, close-on-exec and non-blocking
-/// itself. The peer's address is not asked for: whoever wants it asks later.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+/// itself, with its peer's address.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SockAddr), Errno> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let (address, length) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: null for the address and its length is allowed: the kernel then writes nothing.
-    let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, length, flags) };
+    let mut storage = SockAddrStorage::zeroed();
+    let mut length = storage.size_of();
+    // SAFETY: the storage is live and as long as `length` says; the kernel keeps neither pointer.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut storage).cast(), &raw mut length, flags) };
     let fd = Errno::result(fd)?;
     // SAFETY: accept4 has just returned this descriptor, so nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the kernel has written an address of this length; what is longer it has cut to the storage's size.
+    Ok((socket, unsafe { SockAddr::new(storage, length) }))
 }
 
 /// Receives what is there.

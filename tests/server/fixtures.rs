@@ -168,6 +168,14 @@ fn carry_out(order: &str, conn: &mut Conn, cx: &RequestCx<'_>) -> Result<()> {
             let words = if pass(ms(span)?, cx) { "in time" } else { "late" };
             writeln!(conn, "{words}")?;
         }
+        ["block-alarm"] => {
+            let mut alarm = SigSet::empty();
+            alarm.add(Signal::SIGALRM);
+            alarm.thread_block()?;
+            loop {
+                std::thread::park();
+            }
+        }
         ["spin", "within", limit] => {
             cx.deadline(ms(limit)?)?;
             loop {

@@ -33,6 +33,7 @@ mod recovery;
 mod reloads;
 mod requests;
 mod signals;
+mod slow_log;
 mod stops;
 mod subprocesses;
 mod templates;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         reloads::tests(),
         requests::tests(),
         signals::tests(),
+        slow_log::tests(),
         stops::tests(),
         subprocesses::tests(),
         templates::tests(),

@@ -5,7 +5,8 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::server::testing::{child_of, is_child};
+use crate::server::scoreboard::Board;
+use crate::server::testing::{child_of, is_child, record};
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
@@ -16,7 +17,7 @@ fn run_child(test: &str) -> ExitStatus {
 fn deadlines(timeout: Duration, kill_after: Duration) -> Deadlines {
     let request_timeout = Some(timeout);
     let config = WorkerConfig { request_timeout, request_kill_after: kill_after, ..Default::default() };
-    Deadlines::new(&config, InHand::of_worker()).unwrap()
+    Deadlines::new(&config, InHand::of_worker(), record(&Board::new(1).unwrap())).unwrap()
 }
 
 fn at_once(now: Monotonic) -> Begun {
@@ -125,7 +126,7 @@ fn a_deadline_of_a_requests_own_needs_no_timeout_for_all() {
         return;
     }
     let config = WorkerConfig { request_timeout: None, request_kill_after: AN_HOUR, ..Default::default() };
-    let deadlines = Deadlines::new(&config, InHand::of_worker()).unwrap();
+    let deadlines = Deadlines::new(&config, InHand::of_worker(), record(&Board::new(1).unwrap())).unwrap();
     let now = Monotonic::now();
     deadlines.begin(deadlines.request(now), now);
     assert!(deadlines.alarm.get().is_none(), "a timer for nothing");

@@ -7,10 +7,12 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
+use nix::libc;
 use slog::{Logger, info, warn};
 
 use super::event::{Event, TemplateId};
 use super::signals;
+use super::slow::SlowLog;
 use super::worker::Worker;
 use crate::proc::{self, Exit, Failure, How, Template};
 use crate::server::config::Config;
@@ -22,6 +24,7 @@ use crate::server::service::BoxError;
 use crate::server::supervisor::{self, KillReason, StartFailure};
 use crate::server::worker_config::{WorkerBirth, WorkerConfig};
 use crate::server::{Generation, Slot, WorkerId};
+use crate::sys::clock::Monotonic;
 use crate::sys::spawn::Image;
 
 /// The templates, the workers and the listeners of a master.
@@ -40,6 +43,7 @@ pub(super) struct Effects {
     closing: Vec<(TemplateId, Template)>,
     lives: u32,
     workers: BTreeMap<WorkerId, Worker>,
+    slow: SlowLog,
     events: Sender<Event>,
     log: Logger,
 }
@@ -54,8 +58,10 @@ impl Effects {
     ) -> io::Result<Effects> {
         let program = env::current_exe()?;
         let images = BTreeMap::from([(Generation(1), Image::current()?)]);
+        let slow = SlowLog::new(config.request_timeout, log.clone());
         Ok(Effects {
             config,
+            slow,
             listeners,
             free_records: (0..board.capacity()).rev().collect(),
             board,
@@ -142,7 +148,7 @@ impl Effects {
     pub(super) fn close_template(&mut self, generation: Generation) {
         if let Some((id, Some(template))) = self.templates.remove(&generation) {
             // All its workers are gone, or it is stuck and hears nothing.
-            if let Err(error) = template.kill(nix::libc::SIGKILL) {
+            if let Err(error) = template.kill(libc::SIGKILL) {
                 warn!(self.log, "cannot end a template"; "generation" => generation.0, "why" => %error);
             }
             self.closing.push((id, template));
@@ -256,7 +262,7 @@ impl Effects {
 
     fn worker_born(&mut self, id: WorkerId, pid: i32) -> Option<supervisor::Event> {
         let worker = self.workers.get_mut(&id)?;
-        if let Err(why) = worker.born(id, &self.events) {
+        if let Err(why) = worker.born(id, pid, &self.events) {
             // Its end is on the way: with its socket it loses what keeps it waiting.
             warn!(self.log, "cannot talk to a worker"; "worker" => id.0, "pid" => pid, "why" => why);
         }
@@ -272,7 +278,7 @@ impl Effects {
         if let Some(worker) = self.workers.remove(&id) {
             served = worker.ready;
             if let Some(last) = self.board.read(worker.record).filter(|last| last.id == id) {
-                self.tell_of_last_request(&last);
+                self.tell_of_last_request(&last, &end);
                 told.extend((last.requests > 0).then_some(supervisor::Event::WorkerServed { id }));
             }
             self.free_records.push(worker.record);
@@ -292,21 +298,43 @@ impl Effects {
     }
 
     fn said(&mut self, id: WorkerId, message: &FromWorker) -> Option<supervisor::Event> {
+        let worker = self.workers.get_mut(&id)?;
         match message {
             FromWorker::Ready => {
-                self.workers.get_mut(&id)?.ready = true;
+                worker.ready = true;
                 Some(supervisor::Event::WorkerReady { id })
+            }
+            FromWorker::TimedOut(request) => {
+                let record = self.board.read(worker.record).filter(|record| record.id == id)?;
+                self.slow.interrupted(&record, request);
+                None
             }
         }
     }
 
+    /// When to call [`look_at_requests`](Self::look_at_requests) again.
+    pub(super) fn next_look(&self) -> Monotonic {
+        self.slow.next()
+    }
+
+    /// Looks at what the workers have in hand, and tells of those whose alarm did not end them.
+    pub(super) fn look_at_requests(&mut self) -> Vec<supervisor::Event> {
+        let in_hand = self.workers.values().filter_map(|worker| {
+            let request = self.board.request_in_hand(worker.record)?;
+            Some((worker.pid?, request))
+        });
+        let stuck = self.slow.look(in_hand.filter(|(_, request)| self.workers.contains_key(&request.id)));
+        stuck.into_iter().map(|id| supervisor::Event::WorkerStuck { id }).collect()
+    }
+
     /// What the dead worker was at, if it died in the middle of a request.
-    fn tell_of_last_request(&self, last: &Snapshot) {
-        if last.request_started.is_some() {
-            let label = String::from_utf8_lossy(&last.label);
-            warn!(self.log, "a worker died in a request"; "slot" => last.slot.0, "pid" => last.pid,
-                "generation" => last.generation.0, "label" => %label, "requests" => last.requests);
-        }
+    fn tell_of_last_request(&mut self, last: &Snapshot, end: &Result<Exit, StartFailure>) {
+        let by_alarm = matches!(end, Ok(exit) if matches!(exit.how, How::Signal { signal: libc::SIGALRM, .. }));
+        let relative = match self.templates.get(&last.generation) {
+            Some((_, Some(template))) => template.pid().ok(),
+            _ => None,
+        };
+        self.slow.ended(last, by_alarm, relative);
     }
 
     fn tell(&self, event: Event) {

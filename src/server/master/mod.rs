@@ -8,12 +8,13 @@ mod effects;
 mod event;
 mod journal;
 mod signals;
+mod slow;
 mod worker;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use slog::{Logger, info, warn};
 
 use self::effects::Effects;
@@ -25,6 +26,7 @@ use super::pid_file::PidFile;
 use super::scoreboard::Board;
 use super::supervisor::{self, Action, Budget, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
+use crate::sys::clock::Monotonic;
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
 
@@ -153,14 +155,20 @@ impl Master {
 
     /// Waits for what happens next and deals with all that has happened by then.
     fn turn(&mut self) -> Option<Outcome> {
-        let next = match self.supervisor.next_timer() {
-            Some(at) => self.inbox.recv_deadline(self.began + at),
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
+        let timer = self.supervisor.next_timer().map(|at| self.began + at);
+        let look = self.effects.next_look().instant();
+        let next = self.inbox.recv_deadline(timer.map_or(look, |timer| timer.min(look)));
         let waiting = self.inbox.len();
         // A flood of events must not keep the timers from their turn, but what was reported before a timer counts.
         for event in next.into_iter().chain(self.inbox.clone().try_iter().take(waiting)) {
             for event in self.effects.take_in(event) {
+                if let Some(outcome) = self.handle(event) {
+                    return Some(outcome);
+                }
+            }
+        }
+        if self.effects.next_look() <= Monotonic::now() {
+            for event in self.effects.look_at_requests() {
                 if let Some(outcome) = self.handle(event) {
                     return Some(outcome);
                 }

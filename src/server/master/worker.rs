@@ -19,7 +19,8 @@ pub(super) struct Worker {
     /// It has said that it accepts connections.
     pub(super) ready: bool,
     running: Running,
-    born: bool,
+    /// Known once it is born.
+    pub(super) pid: Option<i32>,
     conversation: Option<Conversation>,
     /// Wishes that came before the worker was born.
     drain_wished: bool,
@@ -28,20 +29,12 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(running: Running, record: u32) -> Worker {
-        Worker {
-            record,
-            ready: false,
-            running,
-            born: false,
-            conversation: None,
-            drain_wished: false,
-            kill_wished: false,
-        }
+        Worker { record, ready: false, running, pid: None, conversation: None, drain_wished: false, kill_wished: false }
     }
 
     /// The process exists; what was wished before is done now.
-    pub(super) fn born(&mut self, id: WorkerId, events: &Sender<Event>) -> Result<(), String> {
-        self.born = true;
+    pub(super) fn born(&mut self, id: WorkerId, pid: i32, events: &Sender<Event>) -> Result<(), String> {
+        self.pid = Some(pid);
         if self.kill_wished {
             return self.kill();
         }
@@ -66,7 +59,7 @@ impl Worker {
 
     pub(super) fn kill(&mut self) -> Result<(), String> {
         self.kill_wished = true;
-        if !self.born {
+        if self.pid.is_none() {
             return Ok(());
         }
         self.running.kill(nix::libc::SIGKILL).map_err(|error| error.to_string())

@@ -1,20 +1,26 @@
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::server::testing;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_reader_sees_what_the_worker_wrote() {
     let board = Board::new(3).unwrap();
     assert_eq!(board.capacity(), 3);
+    let started = Monotonic::now();
+    let deadlines = Some((started.after(SECOND), started.after(2 * SECOND)));
     let birth = WorkerBirth { slot: Slot(7), generation: Generation(2), id: WorkerId(1 << 40), record: 1 };
     let record = Record::map(board.as_fd(), &birth, 4321).unwrap();
     record.set_state(WorkerState::Busy);
     record.set_requests(5);
     record.set_connections(4);
     record.set_parked(3);
-    record.set_request_started(Monotonic::from_nanos(99));
+    record.begin_request(started, Peer::Unix);
+    record.set_deadlines(started.after(SECOND), started.after(2 * SECOND));
     record.set_label(b"GET /");
     let expected = Snapshot {
         id: WorkerId(1 << 40),
@@ -25,10 +31,16 @@ fn a_reader_sees_what_the_worker_wrote() {
         requests: 5,
         connections: 4,
         parked: 3,
-        request_started: Some(99),
+        request_started: Some(started),
+        peer: Some(Peer::Unix),
         label: b"GET /".to_vec(),
+        trace: Vec::new(),
     };
     assert_eq!(board.read(1), Some(expected));
+    let in_hand = RequestInHand { id: WorkerId(1 << 40), started, deadlines };
+    assert_eq!(board.request_in_hand(1), Some(in_hand));
+    record.end_request();
+    assert_eq!(board.request_in_hand(1), None, "it rests");
     assert_eq!(board.read(0), None, "a record that nobody writes");
     assert_eq!(board.read(3), None, "beyond the capacity");
 }
@@ -85,7 +97,7 @@ fn a_reader_never_sees_a_torn_label() {
 fn a_worker_maps_its_own_page_and_no_other() {
     let board = Board::new(4).unwrap();
     let record = testing::record(&board);
-    assert_eq!(record.page.words().len(), WORDS);
+    assert_eq!(record.words.len(), WORDS);
     let birth = WorkerBirth { record: 4, ..testing::birth() };
     assert!(Record::map(board.as_fd(), &birth, 1).is_err(), "beyond the capacity");
 }

@@ -32,6 +32,8 @@ pub(crate) enum Event {
     WorkerServed { id: WorkerId },
     /// The worker has closed its socket: it is about to end, and who reaps it will say so.
     WorkerHungUp { id: WorkerId },
+    /// The worker is long over its hard deadline and has not ended itself: it blocks the alarm, or stands still.
+    WorkerStuck { id: WorkerId },
     /// The worker could not start.
     WorkerFailed { id: WorkerId, cause: StartFailure },
     /// The worker is gone; the words are its own, if it left any.
@@ -118,6 +120,8 @@ pub(crate) enum KillReason {
     NotDrained,
     /// It had closed its socket and did not end.
     HungUp,
+    /// It was over its hard deadline and did not end.
+    Stuck,
     /// Its template was lost before it was seen to be forked.
     TemplateLost,
     /// The first boot failed.
@@ -200,6 +204,7 @@ impl fmt::Display for KillReason {
         f.write_str(match self {
             Self::NotReady => "it was not ready in time",
             Self::NotDrained => "it had not drained in time",
+            Self::Stuck => "its request was over its hard deadline and its alarm did not end it",
             Self::HungUp => "it had closed its socket and its end was not reported",
             Self::TemplateLost => "its template was lost before it was seen to be forked",
             Self::BootFailed => "the server did not boot",

@@ -56,6 +56,7 @@ impl Supervisor {
                 self.start_failed(id, &worker, report);
             }
             WorkerStep::Kill => self.kill(id, KillReason::NotDrained),
+            WorkerStep::KillStuck => self.kill(id, KillReason::Stuck),
             WorkerStep::KillHungUp => self.kill(id, KillReason::HungUp),
             WorkerStep::BlameTemplate => {
                 let generation = worker.generation;

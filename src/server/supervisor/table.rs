@@ -239,6 +239,8 @@ pub(super) enum Report {
     Ready,
     /// It has closed its socket.
     HungUp,
+    /// It is long over its hard deadline.
+    Stuck,
     /// Its service said no; it leaves by itself.
     Refused {
         words: String,
@@ -282,6 +284,8 @@ pub(super) enum WorkerStep {
     GiveUp,
     /// Kill it; it was leaving anyway.
     Kill,
+    /// Kill it, which its own alarm did not end.
+    KillStuck,
     /// Kill it, which hung up and did not end; or its template, which does not say so, has another chance to.
     KillHungUp,
     /// Its template is stuck, and neither forks nor reaps: give that up, and with it all it has not forked.
@@ -310,6 +314,8 @@ pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
         (W::Draining,                 Late)                             => WorkerStep::Kill,
         (W::Asked | W::Starting | W::Ready | W::Draining, HungUp)       => WorkerStep::AwaitEnd,
         (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
+        (W::Ready | W::Draining,      Stuck)                            => WorkerStep::KillStuck,
+        (W::Asked | W::Starting | W::Killed, Stuck)                     => WorkerStep::Ignore,
         // A killed process ends, so it is its parent that does not reap.
         (W::Killed,                   Late | LateUnborn)                => WorkerStep::BlameTemplate,
         (W::Asked | W::Starting | W::Ready,  Served)                    => WorkerStep::NoteServed,

@@ -43,6 +43,7 @@ impl<T: Read + Write + Send> Socket for T {}
 /// A connection.
 pub struct Client {
     socket: BufReader<Box<dyn Socket>>,
+    local_address: String,
 }
 
 impl Client {
@@ -52,6 +53,7 @@ impl Client {
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(Box::new(stream))
         };
+        let mut local_address = "unix".to_owned();
         let socket = match address.strip_prefix("unix:") {
             Some(path) => match path.strip_prefix('@') {
                 Some(name) => unix(UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?)?,
@@ -61,10 +63,16 @@ impl Client {
                 let stream = TcpStream::connect(address)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_nodelay(true)?;
+                local_address = stream.local_addr()?.to_string();
                 Box::new(stream)
             }
         };
-        Ok(Client { socket: BufReader::new(socket) })
+        Ok(Client { socket: BufReader::new(socket), local_address })
+    }
+
+    /// This end, as the server sees it.
+    pub fn local_address(&self) -> &str {
+        &self.local_address
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

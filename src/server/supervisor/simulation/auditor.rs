@@ -280,6 +280,9 @@ impl Auditor {
                 worker.ready.is_none() && worker.leaving.is_none() && (told || now >= worker.asked_at + start_timeout)
             }
             KillReason::NotDrained => worker.leaving.is_some_and(|(since, limit)| now >= since + limit),
+            KillReason::Stuck => {
+                matches!(self.event, Event::WorkerStuck { .. }) && (worker.ready.is_some() || worker.leaving.is_some())
+            }
             KillReason::HungUp => worker.ready.is_some() && worker.leaving.is_none(),
             KillReason::TemplateLost => !worker.forked,
             KillReason::BootFailed => !self.served,

@@ -37,6 +37,8 @@ enum Happening {
     Born(WorkerId),
     Ready(WorkerId),
     Refuses(WorkerId),
+    /// A request that its alarm does not end.
+    Sticks(WorkerId),
     Dies(WorkerId, Exit),
     NeverBorn(WorkerId, StartFailure),
     /// A report that comes late, or twice.
@@ -139,6 +141,7 @@ impl World {
             Happening::Born(id) => self.born(now, id),
             Happening::Ready(id) => self.ready(now, id),
             Happening::Refuses(id) => self.refuses(now, id),
+            Happening::Sticks(id) => vec![Event::WorkerStuck { id }],
             Happening::Dies(id, exit) => self.dies(now, id, exit),
             Happening::NeverBorn(id, cause) => match self.processes.remove(&id) {
                 Some(_) => vec![Event::WorkerFailed { id, cause }],
@@ -287,6 +290,10 @@ impl World {
             return Vec::new();
         };
         process.ready = true;
+        if self.trouble(10) {
+            let later = now + MS * self.random.below(20_000);
+            self.plan(later, Happening::Sticks(id));
+        }
         if self.trouble(10) || (self.is_broken(now) && self.trouble(60)) {
             let young = now + MS * self.random.below(900);
             self.plan(young, Happening::Dies(id, Exit::Code(3)));

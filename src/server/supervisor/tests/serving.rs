@@ -231,3 +231,12 @@ fn a_thousand_workers_cost_each_event_little() {
     // Some 15 ms; looking over every seat at every event took 700 times as long.
     assert!(begun.elapsed() < 3 * SECOND);
 }
+
+#[test]
+fn a_worker_that_its_own_alarm_does_not_end_is_killed_and_replaced() {
+    let mut bench = Bench::serving(2);
+    bench.tell(Event::WorkerStuck { id: WorkerId(1) });
+    assert_eq!(bench.asked(), [kill(1, KillReason::Stuck), fork(3, 0, 1)]);
+    bench.tell(Event::WorkerStuck { id: WorkerId(1) });
+    assert_eq!(bench.asked(), []);
+}

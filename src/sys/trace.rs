@@ -1,0 +1,135 @@
+//! The call stack of a thread that a signal has interrupted, as addresses, taken in the signal's handler.
+//!
+//! It is for a process that is about to be ended for its overdue work: nothing is allocated and nothing resolved here.
+//! The unwinder finds its tables without a lock since glibc 2.35 (`_dl_find_object`); with an older one the walk could wait
+//! for ever for a lock that the interrupted code holds, so the caller sees to it that the process ends then as well.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::slice;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+const NO_REASON: c_int = 0;
+const END_OF_STACK: c_int = 5;
+
+type Visit = extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+
+// The platform's unwinder (Itanium C++ ABI, level I), with which the standard library is linked.
+unsafe extern "C" {
+    fn _Unwind_Backtrace(visit: Visit, argument: *mut c_void) -> c_int;
+    fn _Unwind_GetIPInfo(frame: *mut c_void, before_instruction: *mut c_int) -> usize;
+}
+
+// Where the call stack is left: the number of frames first, then the frames.
+static PLACE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+static PLACE_LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on [`leave`] leaves the call stack there: the number of its frames first, then the frames.
+pub(crate) fn keep_in(place: &'static [AtomicU64]) {
+    PLACE_LENGTH.store(place.len(), Ordering::Relaxed);
+    PLACE.store(place.as_ptr().cast_mut(), Ordering::Release);
+}
+
+/// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in a signal
+/// handler by a process that ends soon after, whether or not this comes to an end.
+pub(crate) fn leave() {
+    let place = PLACE.load(Ordering::Acquire);
+    if place.is_null() {
+        return;
+    }
+    // SAFETY: pointer and length are those of a static slice, stored by `keep_in`, the length before the pointer.
+    let place = unsafe { slice::from_raw_parts(place, PLACE_LENGTH.load(Ordering::Relaxed)) };
+    if let [count, frames @ ..] = place {
+        count.store(capture(frames) as u64, Ordering::Relaxed);
+    }
+}
+
+struct Walk<'a> {
+    frames: &'a [AtomicU64],
+    count: usize,
+}
+
+/// Writes the addresses of the interrupted code and of its callers into `frames`, innermost first, as many as fit, and
+/// gives their number. Each address lies within the call that it stands for.
+fn capture(frames: &[AtomicU64]) -> usize {
+    let mut walk = Walk { frames, count: 0 };
+    // SAFETY: `visit` gets the pointer to `walk` back during this call alone, and `walk` outlives it.
+    unsafe { _Unwind_Backtrace(visit, (&raw mut walk).cast()) };
+    walk.count
+}
+
+extern "C" fn visit(frame: *mut c_void, walk: *mut c_void) -> c_int {
+    // SAFETY: it is the `Walk` that `capture` has passed and does not touch meanwhile.
+    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
+    let mut before_instruction = 0;
+    // SAFETY: the unwinder calls with a live frame, and the flag is a live integer.
+    let address = unsafe { _Unwind_GetIPInfo(frame, &raw mut before_instruction) };
+    if address == 0 {
+        return END_OF_STACK;
+    }
+    let interrupted = before_instruction != 0;
+    if interrupted {
+        // What was seen so far is the handler itself.
+        walk.count = 0;
+    }
+    let Some(place) = walk.frames.get(walk.count) else {
+        return END_OF_STACK;
+    };
+    // A caller's address is that of the instruction after the call.
+    let within = if interrupted { address } else { address - 1 };
+    place.store(within as u64, Ordering::Relaxed);
+    walk.count += 1;
+    NO_REASON
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    static LEFT: [AtomicU64; 33] = [const { AtomicU64::new(0) }; 33];
+
+    extern "C" fn on_signal(_: c_int) {
+        leave();
+    }
+
+    #[inline(never)]
+    fn interrupted_function() {
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGUSR1).expect("a signal can be raised");
+        // Something after the call, or the call would become a jump and the frame would vanish.
+        std::hint::black_box(());
+    }
+
+    /// Runs in a process of its own, because signal handlers are the whole process's.
+    #[test]
+    fn the_interrupted_functions_are_found_and_the_handler_is_not() {
+        const CHILD: &str = "HATCHERY_TRACE_TEST";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "sys::trace::tests::the_interrupted_functions_are_found_and_the_handler_is_not";
+            let program = std::env::current_exe().expect("the test's own program");
+            let status = Command::new(program).args([name, "--exact"]).env(CHILD, "1").status();
+            assert!(status.expect("it starts").success());
+            return;
+        }
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler stores into statics and walks its own stack.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler can be installed");
+        leave();
+        assert_eq!(LEFT[0].load(Ordering::Relaxed), 0, "nobody has said where");
+        keep_in(&LEFT);
+        interrupted_function();
+        let count = LEFT[0].load(Ordering::Relaxed) as usize;
+        let frames: Vec<u64> = LEFT[1..=count].iter().map(|frame| frame.load(Ordering::Relaxed)).collect();
+        let near = |function: usize| frames.iter().position(|&at| (at as usize).wrapping_sub(function) < 256);
+        assert!(near(interrupted_function as *const () as usize).is_some_and(|at| at > 0), "{frames:x?}");
+        assert_eq!(near(on_signal as *const () as usize), None, "{frames:x?}");
+    }
+
+    #[test]
+    fn as_many_as_fit_are_kept() {
+        let frames = [const { AtomicU64::new(0) }; 2];
+        assert_eq!(capture(&frames), 2);
+    }
+}
