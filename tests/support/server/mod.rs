@@ -229,11 +229,11 @@ impl Server {
         self.log.all(|record| record.is("worker ready") && record.u64("slot") == slot).iter().map(Record::pid).collect()
     }
 
-    /// The template of the newest worker.
+    /// The template of the newest worker that is there.
     #[track_caller]
     pub fn template(&self) -> i32 {
-        let worker = self.log.all(|record| record.is("worker ready")).last().expect("a worker").pid();
-        processes::stat(worker).expect("the worker is there").parent
+        let workers = self.log.all(|record| record.is("worker ready"));
+        workers.iter().rev().find_map(|worker| processes::stat(worker.pid())).expect("a worker").parent
     }
 
     /// Every process of this server that is alive, whoever its parent is.
