@@ -191,12 +191,13 @@ impl Node {
 
     pub(crate) fn exit(&self, deadline: Option<Instant>) -> Result<Exit, Error> {
         let operation = "see the process end";
-        self.wait(operation, deadline, |state| {
+        let check = |state: &mut State| {
             state.end().or_else(|| match state.birth {
                 Birth::Awaited => state.gone(operation).map(Err),
                 _ => None,
             })
-        })
+        };
+        self.wait_among(|state| &mut state.waiters_for_end, operation, deadline, check)
     }
 
     /// The end, if it is known by now.
@@ -321,6 +322,17 @@ impl Node {
         &self,
         operation: &'static str,
         deadline: Option<Instant>,
+        check: impl FnMut(&mut State) -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.wait_among(|state| &mut state.waiters, operation, deadline, check)
+    }
+
+    /// Waits until `check` has an answer, counted among those who are woken for the same changes.
+    fn wait_among<T>(
+        &self,
+        waiters: fn(&mut State) -> &mut usize,
+        operation: &'static str,
+        deadline: Option<Instant>,
         mut check: impl FnMut(&mut State) -> Option<Result<T, Error>>,
     ) -> Result<T, Error> {
         let mut state = self.state();
@@ -332,12 +344,12 @@ impl Node {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(Error::TimedOut { operation });
             }
-            state.waiters += 1;
+            *waiters(&mut state) += 1;
             state = match left {
                 Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
-            state.waiters -= 1;
+            *waiters(&mut state) -= 1;
         }
     }
 

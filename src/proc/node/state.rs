@@ -34,8 +34,10 @@ pub(super) struct State {
     pub(super) exit: Option<Exit>,
     /// The hub's watch over the pidfd.
     pub(super) exit_watched: Option<Token>,
-    /// Threads in [`Node::wait`].
+    /// Threads in [`Node::wait`] that are to be woken at every change …
     pub(super) waiters: usize,
+    /// … and those for whom the birth changes nothing.
+    pub(super) waiters_for_end: usize,
     pub(super) on_birth: Vec<OnBirth>,
     pub(super) on_exit: Vec<OnExit>,
     /// A node that still has something to send lives on without handles …

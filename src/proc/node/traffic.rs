@@ -42,7 +42,7 @@ impl Afterwards {
 
     /// Wakes whoever waits for a change of this node.
     pub(super) fn wake(&mut self, node: &Arc<Node>, state: &State) {
-        if state.waiters > 0 {
+        if state.waiters + state.waiters_for_end > 0 {
             self.changed.push(Arc::clone(node));
         }
     }
@@ -283,7 +283,10 @@ impl Node {
             after.births.extend(state.on_birth.drain(..).map(|callback| (callback, identity.0)));
             state.birth = Birth::Born(identity);
         }
-        after.wake(self, state);
+        // Whoever waits for the end would be woken for nothing.
+        if state.waiters > 0 {
+            after.wake(self, state);
+        }
     }
 
     fn ended(self: &Arc<Self>, state: &mut State, exit: &Exit, after: &mut Afterwards) {
