@@ -100,6 +100,15 @@ struct ServerArgs {
     #[arg(long, value_name = "N/DUR", allow_hyphen_values = true)]
     restart_budget: Option<String>,
 
+    /// How many workers a reload may hold beyond their number at one time, 1 to 4096 [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    max_surge: Option<String>,
+
+    /// How long a new master (USR2) may take until it serves, before it is killed and the old one
+    /// stays, with a unit; 1ms to 1day [default: 3m]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    upgrade_timeout: Option<String>,
+
     /// Writes the master's pid to this file, and holds it against a second server
     #[arg(long, value_name = "FILE")]
     pid_file: Option<String>,
@@ -169,6 +178,8 @@ impl From<ServerArgs> for Asked {
             start_timeout: one(args.start_timeout, "--start-timeout"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
             restart_budget: one(args.restart_budget, "--restart-budget"),
+            max_surge: one(args.max_surge, "--max-surge"),
+            upgrade_timeout: one(args.upgrade_timeout, "--upgrade-timeout"),
             pid_file: one(args.pid_file, "--pid-file"),
             log_format: one(args.log_format, "--log-format"),
             log_level: one(args.log_level, "--log-level"),

@@ -150,6 +150,8 @@ impl NotRun {
             NotRun::Flags(_) => {}
             NotRun::Value(_) => say(format_args!("{self}")),
         }
+        // The master that this one was to replace is told why, too.
+        server::decline(self.to_string().lines().next().unwrap_or_default());
         self.exit()
     }
 }

@@ -32,6 +32,8 @@ impl Display for Shown<'_> {
             }
             RestartBudget::Unlimited => writeln!(f, "restart-budget = off")?,
         }
+        writeln!(f, "max-surge = {}", config.max_surge.get())?;
+        writeln!(f, "upgrade-timeout = {}", limit(Some(config.upgrade_timeout)))?;
         match &config.pid_file {
             Some(path) => writeln!(f, "pid-file = {}", path.display())?,
             None => writeln!(f, "pid-file = none")?,

@@ -44,6 +44,8 @@ fn every_flag_reaches_the_configuration() {
         "--start-timeout=5s",
         "--graceful-timeout=0s",
         "--restart-budget=5/10s",
+        "--max-surge=3",
+        "--upgrade-timeout=2m",
         "--pid-file=run/x.pid",
         "--log-format=json",
         "--log-level=debug",
@@ -63,6 +65,8 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.graceful_timeout, Duration::ZERO);
     let failures = 5.try_into().expect("not zero");
     assert_eq!(config.restart_budget, RestartBudget::Exactly { failures, window: Duration::from_secs(10) });
+    assert_eq!(config.max_surge.get(), 3);
+    assert_eq!(config.upgrade_timeout, Duration::from_secs(120));
     let here = std::env::current_dir().expect("a directory");
     assert_eq!(config.pid_file, Some(here.join("run/x.pid")));
     assert_eq!(config.log_format, LogFormat::Json);
@@ -84,7 +88,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 11);
+    assert_eq!(checked, 13);
 }
 
 #[test]
@@ -113,6 +117,8 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--restart-budget", "0/1m", "from 1 to"),
         ("--restart-budget", "5/0s", "from 1ms to 1day"),
         ("--restart-budget", "5/soon", "500ms, 30s or 2m"),
+        ("--max-surge", "0", "from 1 to 4096"),
+        ("--upgrade-timeout", "0s", "from 1ms to 1day"),
         ("--pid-file", "/", "a file's path"),
         ("--pid-file", "", "a file's path"),
         ("--log-format", "xml", "one of: term, json"),
@@ -209,7 +215,7 @@ fn what_check_config_shows_is_every_setting() {
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
-         graceful-timeout = 30s\nrestart-budget = usual\npid-file = none\n\
+         graceful-timeout = 30s\nrestart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

@@ -51,4 +51,4 @@ pub use running::Running;
 pub use template::Template;
 
 pub(crate) use failure::words_of;
-pub(crate) use template::{initialise, titled};
+pub(crate) use template::{initialise, take_inheritance, titled};

@@ -21,8 +21,11 @@ use crate::sys::{kernel, seqpacket, signals};
 /// Set by [`initialise`]: a program that would start as a second master must not be spawned.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
-/// The exit code of a process that was to be a template and could not (EX_SOFTWARE of sysexits.h).
-const EXIT_NOT_A_TEMPLATE: i32 = 70;
+/// Where [`initialise`] leaves the conversation with the master before this one until a server is run.
+static INHERITANCE: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// The exit code of a process that was to be a template or the next master and could not (EX_SOFTWARE of sysexits.h).
+const EXIT_REFUSED: i32 = 70;
 
 /// Makes this process a template if it was spawned as one; returns in every other process.
 ///
@@ -35,14 +38,26 @@ pub(crate) fn initialise(registry: &Registry) {
             waiting::serve(registry, control)
         }
         Ok(None) => INITIALISED.store(true, Ordering::Relaxed),
-        Err(error) => {
-            eprintln!(
-                "hatchery: cannot start as a template: {error} (it was asked to by the environment variable \
-                 HATCHERY_TEMPLATE, which only a master should set)"
-            );
-            std::process::exit(EXIT_NOT_A_TEMPLATE)
-        }
+        Err(error) => refuse("a template", &error, "HATCHERY_TEMPLATE"),
     }
+    match spawn::take_inheritance() {
+        Ok(Some(conversation)) => *INHERITANCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(conversation),
+        Ok(None) => {}
+        Err(error) => refuse("the next master", &error, "HATCHERY_UPGRADE"),
+    }
+}
+
+fn refuse(what: &str, error: &std::io::Error, variable: &str) -> ! {
+    eprintln!(
+        "hatchery: cannot start as {what}: {error} (it was asked to by the environment variable {variable}, which \
+         only a master should set)"
+    );
+    std::process::exit(EXIT_REFUSED)
+}
+
+/// The conversation with the master that this one is to replace, if it was started for that; it can be taken once.
+pub(crate) fn take_inheritance() -> Option<OwnedFd> {
+    INHERITANCE.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// A process that is never run but only forked: it holds what its children are to share.
@@ -153,7 +168,7 @@ impl Template {
                     .and_then(|()| signals::unblock_all())
                 {
                     eprintln!("hatchery: cannot start as an early template: {error}");
-                    crate::sys::exec::leave(EXIT_NOT_A_TEMPLATE);
+                    crate::sys::exec::leave(EXIT_REFUSED);
                 }
                 waiting::serve(registry, theirs)
             }

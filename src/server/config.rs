@@ -53,6 +53,12 @@ pub struct Config {
     pub graceful_timeout: Duration,
     /// How many workers may fail before the server is degraded. Default: [`RestartBudget::Usual`].
     pub restart_budget: RestartBudget,
+    /// How many workers a reload may hold beyond their number at one time, while old ones wait for their successors.
+    /// Default: 1.
+    pub max_surge: Workers,
+    /// How long a new master ([`run`](super::run) tells of upgrades) may take until it serves, before it is killed;
+    /// less than 1 ms is taken for 1 ms. Default: 180 s.
+    pub upgrade_timeout: Duration,
     /// Where to write the master's pid. Default: nowhere.
     pub pid_file: Option<PathBuf>,
     /// How log records are written. Default: [`LogFormat::Term`].
@@ -75,6 +81,8 @@ impl Default for Config {
             start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),
             restart_budget: RestartBudget::Usual,
+            max_surge: Workers(1),
+            upgrade_timeout: Duration::from_secs(180),
             pid_file: None,
             log_format: LogFormat::Term,
             log_level: LogLevel::Info,

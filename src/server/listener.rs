@@ -11,6 +11,8 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::address::{AbstractName, Address, HostName, InheritedFd};
 use super::bind_error::BindError;
+use super::inheritance::PassedListener;
+use super::service::BoxError;
 use super::socket_file::SocketFile;
 use crate::sys::inherited::{self, ClaimError};
 
@@ -30,8 +32,12 @@ pub const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    /// As it was asked for: with a port 0, or a host's name.
+    configured: Address,
     address: Address,
     file: Option<SocketFile>,
+    /// It is still the listener of the master before this one.
+    is_lent: bool,
 }
 
 impl Listener {
@@ -47,7 +53,7 @@ impl Listener {
     /// # Errors
     /// [`BindError`] names the address, the operation, the kernel's words and what to do.
     pub fn bind(address: &Address) -> Result<Listener, BindError> {
-        Listener::bind_beside(address, &[])
+        bind_beside(address, &[])
     }
 
     /// Binds all addresses or none: if one fails, the paths of those before it are removed again.
@@ -55,9 +61,25 @@ impl Listener {
     /// # Errors
     /// As [`Listener::bind`], and [`BindError::Twice`] when two of the addresses are the same port.
     pub fn bind_all(addresses: &[Address]) -> Result<Vec<Listener>, BindError> {
+        Listener::bind_all_but(addresses, &mut Vec::new())
+    }
+
+    /// As [`Listener::bind_all`], but what `inherited` has for an address is taken from there instead of bound. What
+    /// is not wanted stays there.
+    pub(crate) fn bind_all_but(
+        addresses: &[Address],
+        inherited: &mut Vec<Listener>,
+    ) -> Result<Vec<Listener>, BindError> {
         let mut bound = Vec::with_capacity(addresses.len());
         for address in addresses {
-            match Listener::bind_beside(address, &bound) {
+            let found = inherited.iter().position(|listener| listener.configured == *address);
+            // It may be written in another way now.
+            let found = found.or_else(|| inherited.iter().position(|listener| listener.address == *address));
+            let listener = match found {
+                Some(index) => Ok(inherited.remove(index)),
+                None => bind_beside(address, &bound),
+            };
+            match listener {
                 Ok(listener) => bound.push(listener),
                 Err(error) => {
                     for listener in &bound {
@@ -69,22 +91,6 @@ impl Listener {
             }
         }
         Ok(bound)
-    }
-
-    fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, BindError> {
-        if let Some(other) = earlier.iter().find(|other| includes(&other.address, address)) {
-            return Err(BindError::Twice { address: address.clone(), other: other.address.clone() });
-        }
-        match address {
-            Address::Tcp(at) => tcp(*at),
-            Address::Host(name, port) => first_of_host(address, name, *port, earlier),
-            Address::Unix(path) => {
-                let (socket, file) = SocketFile::listen(path, BACKLOG)?;
-                Ok(Listener { socket, address: address.clone(), file: Some(file) })
-            }
-            Address::Abstract(name) => abstract_unix(address, name),
-            Address::Inherited(fd) => adopt(address, *fd),
-        }
     }
 
     /// Where the listener is reached: with the port that the kernel chose, and for `fd:N` the address
@@ -99,8 +105,59 @@ impl Listener {
     /// # Errors
     /// The kernel's refusal to look at the path or to unlink it.
     pub fn remove_path(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), SocketFile::remove)
+        self.file.as_ref().filter(|_| !self.is_lent).map_or(Ok(()), SocketFile::remove)
     }
+
+    /// What the next master is to know of this listener, and a descriptor for it.
+    pub(crate) fn pass(&self) -> io::Result<(PassedListener, OwnedFd)> {
+        let passed = PassedListener {
+            configured: self.configured.to_string(),
+            address: self.address.to_string(),
+            file: self.file.as_ref().map(SocketFile::identity),
+        };
+        Ok((passed, self.socket.as_fd().try_clone_to_owned()?))
+    }
+
+    /// A listener of the master before this one. It is lent, until that one [hands over](Listener::own).
+    pub(crate) fn inherit(passed: &PassedListener, fd: OwnedFd) -> Result<Listener, BoxError> {
+        let (configured, address) = (passed.configured.parse()?, passed.address.parse()?);
+        must_listen(&configured, fd.as_fd())?;
+        let file = match &address {
+            Address::Unix(path) => passed.file.map(|identity| SocketFile::bound_before(path, identity)),
+            _ => None,
+        };
+        Ok(Listener { socket: Socket::from(fd), configured, address, file, is_lent: true })
+    }
+
+    /// From now on it is this master's own, with the file that stands for it.
+    pub(crate) fn own(&mut self) {
+        self.is_lent = false;
+    }
+}
+
+fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, BindError> {
+    if let Some(other) = earlier.iter().find(|other| includes(&other.address, address)) {
+        return Err(BindError::Twice { address: address.clone(), other: other.address.clone() });
+    }
+    let bound = |(socket, address): (Socket, Address), file: Option<SocketFile>| Listener {
+        socket,
+        configured: address.clone(),
+        address,
+        file,
+        is_lent: false,
+    };
+    let mut listener = match address {
+        Address::Tcp(at) => bound(tcp(*at)?, None),
+        Address::Host(name, port) => first_of_host(address, name, *port, earlier)?,
+        Address::Unix(path) => {
+            let (socket, file) = SocketFile::listen(path, BACKLOG)?;
+            bound((socket, address.clone()), Some(file))
+        }
+        Address::Abstract(name) => bound((abstract_unix(address, name)?, address.clone()), None),
+        Address::Inherited(fd) => bound(adopt(address, *fd)?, None),
+    };
+    listener.configured = address.clone();
+    Ok(listener)
 }
 
 /// The socket alone; what stands in the file system for it stays.
@@ -142,7 +199,7 @@ fn resolve(address: &Address, name: &HostName, port: u16) -> Result<Vec<SocketAd
 fn first_of_host(address: &Address, name: &HostName, port: u16, earlier: &[Listener]) -> Result<Listener, BindError> {
     let mut tried = Vec::new();
     for at in resolve(address, name, port)? {
-        match Listener::bind_beside(&Address::Tcp(at), earlier) {
+        match bind_beside(&Address::Tcp(at), earlier) {
             Ok(listener) => return Ok(listener),
             Err(error) => tried.push(error),
         }
@@ -150,7 +207,7 @@ fn first_of_host(address: &Address, name: &HostName, port: u16, earlier: &[Liste
     Err(BindError::NoneOfHost { address: address.clone(), tried })
 }
 
-fn tcp(at: SocketAddr) -> Result<Listener, BindError> {
+fn tcp(at: SocketAddr) -> Result<(Socket, Address), BindError> {
     let address = Address::Tcp(at);
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))
         .map_err(BindError::call(&address, "socket"))?;
@@ -162,19 +219,19 @@ fn tcp(at: SocketAddr) -> Result<Listener, BindError> {
     socket.listen(BACKLOG).map_err(BindError::call(&address, "listen"))?;
     let real = socket.local_addr().map_err(BindError::call(&address, "getsockname"))?;
     let real = Address::of_socket(&real).unwrap_or_else(|| address.clone());
-    Ok(Listener { socket, address: real, file: None })
+    Ok((socket, real))
 }
 
-fn abstract_unix(address: &Address, name: &AbstractName) -> Result<Listener, BindError> {
+fn abstract_unix(address: &Address, name: &AbstractName) -> Result<Socket, BindError> {
     let name = SockAddr::unix(format!("\0{}", name.as_str())).map_err(BindError::call(address, "sockaddr"))?;
     let socket =
         Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(BindError::call(address, "socket"))?;
     socket.bind(&name).map_err(BindError::call(address, "bind"))?;
     socket.listen(BACKLOG).map_err(BindError::call(address, "listen"))?;
-    Ok(Listener { socket, address: address.clone(), file: None })
+    Ok(socket)
 }
 
-fn adopt(address: &Address, fd: InheritedFd) -> Result<Listener, BindError> {
+fn adopt(address: &Address, fd: InheritedFd) -> Result<(Socket, Address), BindError> {
     let taken = inherited::claim(fd.number(), |fd| must_listen(address, fd));
     let socket = Socket::from(taken.map_err(|error| match error {
         ClaimError::Closed(source) => BindError::call(address, "look at the descriptor")(source),
@@ -184,7 +241,7 @@ fn adopt(address: &Address, fd: InheritedFd) -> Result<Listener, BindError> {
     socket.set_nonblocking(true).map_err(BindError::call(address, "fcntl O_NONBLOCK"))?;
     let bound = socket.local_addr().map_err(BindError::call(address, "getsockname"))?;
     let address = Address::of_socket(&bound).unwrap_or_else(|| address.clone());
-    Ok(Listener { socket, address, file: None })
+    Ok((socket, address))
 }
 
 fn must_listen(address: &Address, fd: BorrowedFd<'_>) -> Result<(), BindError> {

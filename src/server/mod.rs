@@ -14,6 +14,7 @@ mod fleet_config;
 mod hosting;
 mod ids;
 mod in_hand;
+mod inheritance;
 mod input;
 mod listener;
 mod lock;
@@ -47,6 +48,8 @@ pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};
 pub(crate) use ids::WorkerId;
 pub use ids::{Generation, Slot};
+#[cfg(feature = "cli")]
+pub(crate) use inheritance::decline;
 #[cfg(feature = "cli")]
 pub(crate) use listener::resolves;
 pub use listener::{BACKLOG, Listener};

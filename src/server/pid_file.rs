@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -22,6 +23,8 @@ pub(crate) struct PidFile {
     path: PathBuf,
     /// Closed on exec, so that no child keeps the lock.
     locked: File,
+    /// What it holds is still the pid of the master before this one, with which the lock is shared.
+    is_lent: bool,
 }
 
 /// A pid file cannot be written. What was there before is unchanged.
@@ -74,12 +77,55 @@ impl PidFile {
             };
             match placed {
                 Ok(()) => {
-                    return Ok(PidFile { path: path.to_owned(), locked });
+                    return Ok(PidFile { path: path.to_owned(), locked, is_lent: false });
                 }
                 Err(PidFileError::System { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The file of the master before this one, if the path is still its; else it is [claimed](PidFile::claim).
+    ///
+    /// The lock came with its descriptor: it holds for as long as one of the two masters lives. The file says the other
+    /// one's pid until [`PidFile::take_over`].
+    ///
+    /// # Errors
+    /// As [`PidFile::claim`].
+    pub(crate) fn inherit(path: &Path, locked: File) -> Result<PidFile, PidFileError> {
+        if is_at(&locked, path).map_err(PidFileError::call(path, "stat"))? {
+            Ok(PidFile { path: path.to_owned(), locked, is_lent: true })
+        } else {
+            PidFile::claim(path)
+        }
+    }
+
+    /// From now on an inherited file is this process's, and says its pid.
+    ///
+    /// # Errors
+    /// As [`PidFile::claim`].
+    pub(crate) fn take_over(&mut self) -> Result<(), PidFileError> {
+        if !self.is_lent {
+            return Ok(());
+        }
+        let path = &self.path;
+        if is_at(&self.locked, path).map_err(PidFileError::call(path, "stat"))? {
+            let (beside, locked) = write_beside(path)?;
+            fs::rename(&beside.0, path).map_err(PidFileError::call(path, "rename"))?;
+            self.locked = locked;
+            self.is_lent = false;
+        } else {
+            *self = PidFile::claim(path)?;
+        }
+        Ok(())
+    }
+
+    /// Where the file is, and a second descriptor for it, which shares the lock.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn pass(&self) -> io::Result<(&Path, OwnedFd)> {
+        Ok((&self.path, self.locked.as_fd().try_clone_to_owned()?))
     }
 
     /// Removes the file if the path is still ours; another process's file there stays.
@@ -88,6 +134,7 @@ impl PidFile {
     /// The kernel's refusal to look at the path or to unlink it.
     pub(crate) fn remove(self) -> io::Result<()> {
         let removed = match is_at(&self.locked, &self.path) {
+            Ok(true) if self.is_lent => Ok(()),
             Ok(true) => fs::remove_file(&self.path),
             Ok(false) => Ok(()),
             Err(error) => Err(error),
@@ -287,6 +334,49 @@ mod tests {
         let _theirs = PidFile::claim(&path).expect("another claims the path");
         ours.remove().expect("leave theirs");
         assert!(path.exists());
+    }
+
+    #[test]
+    fn an_inherited_file_says_the_old_pid_until_it_is_taken_over_and_is_locked_all_the_time() {
+        let (directory, path) = place();
+        let old = PidFile::claim(&path).expect("claim");
+        let lock = File::from(old.pass().expect("a descriptor").1);
+        fs::write(&path, "1\n").expect("the old one's pid");
+        let mut new = PidFile::inherit(&path, lock).expect("inherit");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "1\n");
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held { .. })));
+        drop(old);
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held { .. })), "the lock outlives the old master");
+        new.take_over().expect("take over");
+        assert_eq!(fs::read_to_string(&path).expect("read"), format!("{}\n", std::process::id()));
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held { .. })));
+        assert_eq!(names(&directory), ["server.pid"]);
+        new.remove().expect("remove");
+        assert_eq!(names(&directory), [""; 0]);
+    }
+
+    #[test]
+    fn an_heir_that_ends_before_it_takes_over_leaves_the_file_to_the_old_master() {
+        let (directory, path) = place();
+        let old = PidFile::claim(&path).expect("claim");
+        let lock = File::from(old.pass().expect("a descriptor").1);
+        PidFile::inherit(&path, lock).expect("inherit").remove().expect("nothing to do");
+        assert!(path.exists());
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held { .. })));
+        old.remove().expect("remove");
+        assert_eq!(names(&directory), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_claimed_anew_at_the_take_over() {
+        let (directory, path) = place();
+        let old = PidFile::claim(&path).expect("claim");
+        let lock = File::from(old.pass().expect("a descriptor").1);
+        let mut new = PidFile::inherit(&path, lock).expect("inherit");
+        old.remove().expect("the old one leaves early");
+        new.take_over().expect("take over");
+        assert_eq!(names(&directory), ["server.pid"]);
+        assert!(matches!(PidFile::claim(&path), Err(PidFileError::Held { .. })));
     }
 
     #[test]

@@ -66,6 +66,16 @@ impl SocketFile {
         Ok((socket, file))
     }
 
+    /// The file that another process has bound at `path`: its device and inode.
+    pub(super) fn bound_before(path: &SocketPath, (device, inode): (u64, u64)) -> SocketFile {
+        SocketFile { path: path.clone(), identity: Identity { device, inode } }
+    }
+
+    /// Device and inode of the file.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.identity.device, self.identity.inode)
+    }
+
     /// Unlinks the path if it is still the file that was bound. Our socket must still be open.
     pub(super) fn remove(&self) -> io::Result<()> {
         match fs::symlink_metadata(self.path.as_path()) {

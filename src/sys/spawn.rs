@@ -1,10 +1,10 @@
-//! Starting a fresh image of a program as a template: `posix_spawn(3)`, so that the cost does not depend on
-//! the size of the process that asks.
+//! Starting a fresh image of a program as a template or as the next master: `posix_spawn(3)`, so that the cost does
+//! not depend on the size of the process that asks.
 //!
-//! The new process finds its control socket at a fixed descriptor and a marker in its environment;
-//! [`take_control`] is its side of the agreement.
+//! The new process finds its conversation at a fixed descriptor and a marker in its environment;
+//! [`take_control`] and [`take_inheritance`] are its side of the agreement.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ use super::descriptors;
 use super::exec::{text, variable};
 use super::posix_spawn::{self, Attributes, FileActions, Group, Program};
 
-/// Where a template finds its end of the control socket.
+/// Where the new process finds its end of the conversation.
 const CONTROL: RawFd = 3;
 
 /// Descriptors below this are redirected in the child, so what it needs until `exec` lies above.
@@ -28,6 +28,12 @@ const MARKER: &str = "HATCHERY_TEMPLATE";
 
 /// The version of the conversation between a master and its processes.
 const PROTOCOL: &str = "1";
+
+/// The environment variable that tells a program it is to be the next master; its value is [`UPGRADE_PROTOCOL`].
+const UPGRADE_MARKER: &str = "HATCHERY_UPGRADE";
+
+/// The version of the conversation between a master and the next one, which may be of another version of this crate.
+const UPGRADE_PROTOCOL: &str = "1";
 
 /// An executable file, held open: it stays the same file whatever happens to its path.
 #[derive(Debug)]
@@ -50,21 +56,42 @@ impl Image {
     /// Starts the program with `control` as its control socket, in a process group of its own, with an
     /// empty signal mask, default signal actions and no standard input.
     pub(crate) fn spawn(&self, title: &OsStr, control: OwnedFd) -> io::Result<Pid> {
-        let control = descriptors::duplicate_above(control, ABOVE_REDIRECTED)?;
         let file = text(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        let program = Program { file: &file, arguments: &[text(title)?], environment: &environment()? };
         let mut actions = FileActions::new()?;
         actions.open_null(0, libc::O_RDONLY)?;
-        actions.duplicate(control.as_raw_fd(), CONTROL)?;
-        posix_spawn::spawn(&program, &actions, &Attributes::new(Group::Own)?)
+        spawn(&file, &[text(title)?], (MARKER, PROTOCOL), control, actions, Group::Own)
     }
 }
 
-/// This process's environment with the marker added.
-fn environment() -> io::Result<Vec<CString>> {
+/// Starts the program that `path` names now as the next master: with these arguments, the first of which is its
+/// name, with `conversation`, and with the standard three, process group and directory of this process.
+///
+/// An executable's path and not its descriptor is given to the kernel, which takes the process's name from it.
+pub(crate) fn next_master(path: &Path, arguments: &[OsString], conversation: OwnedFd) -> io::Result<Pid> {
+    let arguments = arguments.iter().map(text).collect::<io::Result<Vec<_>>>()?;
+    let marker = (UPGRADE_MARKER, UPGRADE_PROTOCOL);
+    spawn(&text(path)?, &arguments, marker, conversation, FileActions::new()?, Group::Starters)
+}
+
+fn spawn(
+    file: &CStr,
+    arguments: &[CString],
+    marker: (&str, &str),
+    conversation: OwnedFd,
+    mut actions: FileActions,
+    group: Group,
+) -> io::Result<Pid> {
+    let conversation = descriptors::duplicate_above(conversation, ABOVE_REDIRECTED)?;
+    actions.duplicate(conversation.as_raw_fd(), CONTROL)?;
+    let program = Program { file, arguments, environment: &environment(marker)? };
+    posix_spawn::spawn(&program, &actions, &Attributes::new(group)?)
+}
+
+/// This process's environment with the marker added, and no other of ours.
+fn environment((marker, protocol): (&str, &str)) -> io::Result<Vec<CString>> {
     std::env::vars_os()
-        .filter(|(key, _)| key != MARKER)
-        .chain([(MARKER.into(), PROTOCOL.into())])
+        .filter(|(key, _)| key != MARKER && key != UPGRADE_MARKER)
+        .chain([(marker.into(), protocol.into())])
         .map(|(key, value)| variable(&key, &value))
         .collect()
 }
@@ -79,11 +106,25 @@ pub(crate) fn is_marked() -> bool {
 /// To be called first in `main`, before anything else has opened a descriptor or started a thread: it
 /// closes every descriptor that some careless library in the master left open across `exec`.
 pub(crate) fn take_control() -> io::Result<Option<OwnedFd>> {
-    let Some(protocol) = std::env::var_os(MARKER) else {
+    take(MARKER, PROTOCOL)
+}
+
+/// In a process that [`next_master`] started: its conversation with the master before it; `None` in any other.
+///
+/// To be called as [`take_control`], which it resembles.
+pub(crate) fn take_inheritance() -> io::Result<Option<OwnedFd>> {
+    // Off the number at which it was passed: an address such as `fd:3` must not find it there.
+    let conversation = take(UPGRADE_MARKER, UPGRADE_PROTOCOL)?;
+    conversation.map(|fd| descriptors::duplicate_above(fd, ABOVE_REDIRECTED)).transpose()
+}
+
+fn take(marker: &str, spoken: &str) -> io::Result<Option<OwnedFd>> {
+    let Some(protocol) = std::env::var_os(marker) else {
         return Ok(None);
     };
-    if protocol != PROTOCOL {
-        let why = format!("the master speaks version {protocol:?} of the process protocol, this program {PROTOCOL:?}");
+    if protocol != spoken {
+        let why =
+            format!("the master speaks version {protocol:?} of the protocol of {marker}, this program {spoken:?}");
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     if super::threads::count()? != 1 {
@@ -94,7 +135,7 @@ pub(crate) fn take_control() -> io::Result<Option<OwnedFd>> {
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     // SAFETY: this process has one thread, so nobody reads the environment at the same time.
-    unsafe { std::env::remove_var(MARKER) };
+    unsafe { std::env::remove_var(marker) };
     // SAFETY: by the contract of this function nothing in this program owns a descriptor yet.
     unsafe { descriptors::close_from(CONTROL as u32 + 1) }?;
     // SAFETY: the master has placed the socket there for us, and nobody else knows of it.

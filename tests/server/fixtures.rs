@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use hatchery::proc::Registry;
+use hatchery::server::{self, Config, LogFormat, LogLevel, Workers, host, stderr_logger};
 use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,7 +34,22 @@ pub fn become_fixture() -> Option<ExitCode> {
         "cleanups" => Some(hatchery::serve::<crate::cleanups::Fixture>()),
         "subprocesses" => Some(hatchery::serve::<crate::subprocesses::Fixture>()),
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),
+        "own-main" => Some(own_main()),
         other => panic!("there is no fixture {other:?}"),
+    }
+}
+
+/// A program with a command line and a configuration of its own: the file at `HATCHERY_LISTEN` has an address a line.
+fn own_main() -> ExitCode {
+    hatchery::init(&host::<Probe>(Registry::new(), stderr_logger));
+    let text = fs::read_to_string(std::env::var("HATCHERY_LISTEN").expect("it says where")).expect("a file");
+    let mut config = Config::default();
+    config.listen = text.lines().map(|line| line.parse().expect("an address")).collect();
+    config.workers = Workers::new(2).expect("in range");
+    config.log_format = LogFormat::Json;
+    match server::run(config, stderr_logger(LogFormat::Json, LogLevel::Info)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(3),
     }
 }
 
@@ -85,6 +102,12 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("exit", code) => std::process::exit(code.parse()?),
         ("kill-yourself", _) => raise(Signal::SIGKILL)?,
         ("thread", name) => start_thread(name)?,
+        ("wait", _) => {
+            fs::write(path.with_extension("obeyed"), "")?;
+            while path.exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         ("hang", _) => {
             fs::write(path.with_extension("obeyed"), "")?;
             loop {

@@ -37,6 +37,7 @@ mod slow_log;
 mod stops;
 mod subprocesses;
 mod templates;
+mod upgrades;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     if let Some(exit) = fixtures::become_fixture() {
         return exit;
     }
+    support::adopt_orphans();
     let subjects = [
         boot::tests(),
         cleanups::tests(),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         stops::tests(),
         subprocesses::tests(),
         templates::tests(),
+        upgrades::tests(),
     ];
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), subjects.into_iter().flatten().collect()).exit_code()
 }

@@ -115,7 +115,7 @@ fn invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot() {
 /// A copy of a program that can be replaced. Another process writes it: a descriptor of ours that is open for writing
 /// would be inherited by the children that other tests start at the same time, and exec(2) refuses a program that
 /// somebody can write (ETXTBSY).
-fn copy(directory: &Path, program: &Path) -> PathBuf {
+pub fn copy(directory: &Path, program: &Path) -> PathBuf {
     let (copy, beside) = (directory.join("server"), directory.join("server.new"));
     let copied = Command::new("cp").args([program, &beside]).status().expect("cp can be started");
     assert!(copied.success());
@@ -190,7 +190,7 @@ fn after_a_failed_reload_the_next_one_succeeds() {
 }
 
 /// A server of which a copy of this binary then takes the place: it says something else.
-fn with_replaced_binary() -> (tempfile::TempDir, Server) {
+pub fn with_replaced_binary() -> (tempfile::TempDir, Server) {
     let directory = tempfile::tempdir().expect("a directory");
     let this = std::env::current_exe().expect("a path");
     let program = copy(directory.path(), &this);
@@ -207,7 +207,7 @@ fn with_replaced_binary() -> (tempfile::TempDir, Server) {
     (directory, server)
 }
 
-fn version(server: &Server) -> String {
+pub fn version(server: &Server) -> String {
     let answer = server.client().exchange("version").expect("an answer");
     answer.rsplit(' ').next().expect("a word").to_owned()
 }

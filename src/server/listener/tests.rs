@@ -78,7 +78,7 @@ fn another_process_on_the_port_is_told_from_the_same_port_written_twice() {
     let held = [Listener::bind(&address("127.0.0.1:0")).expect("a port")];
     let port = port(&held[0]);
     for twice in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("tcp:127.0.0.1:{port}")] {
-        let error = Listener::bind_beside(&address(&twice), &held).expect_err("twice");
+        let error = bind_beside(&address(&twice), &held).expect_err("twice");
         assert!(matches!(error, BindError::Twice { .. }), "{error}");
     }
 }

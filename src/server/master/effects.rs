@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use nix::libc;
 use slog::{Logger, info, warn};
 
+use super::estate::Estate;
 use super::event::{Event, TemplateId};
 use super::signals;
 use super::slow::SlowLog;
@@ -17,7 +18,6 @@ use super::worker::Worker;
 use crate::proc::{self, Exit, Failure, How, Template};
 use crate::server::config::Config;
 use crate::server::hosting::{encode, preload_entry, worker_entry};
-use crate::server::listener::Listener;
 use crate::server::message::FromWorker;
 use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::BoxError;
@@ -27,10 +27,22 @@ use crate::server::{Generation, Slot, WorkerId};
 use crate::sys::clock::Monotonic;
 use crate::sys::spawn::Image;
 
-/// The templates, the workers and the listeners of a master.
+/// The program that this process runs: where it was found, and the file itself.
+pub(super) struct Program {
+    path: PathBuf,
+    image: Image,
+}
+
+impl Program {
+    pub(super) fn current() -> io::Result<Program> {
+        Ok(Program { path: env::current_exe()?, image: Image::current()? })
+    }
+}
+
+/// The templates, the workers and the estate of a master.
 pub(super) struct Effects {
     config: Config,
-    listeners: Vec<Listener>,
+    pub(super) estate: Estate,
     board: Board,
     free_records: Vec<u32>,
     /// Where a reload finds the program.
@@ -51,18 +63,18 @@ pub(super) struct Effects {
 impl Effects {
     pub(super) fn new(
         config: Config,
-        listeners: Vec<Listener>,
-        board: Board,
+        estate: Estate,
+        (board, program): (Board, Program),
         events: Sender<Event>,
         log: Logger,
-    ) -> io::Result<Effects> {
-        let program = env::current_exe()?;
-        let images = BTreeMap::from([(Generation(1), Image::current()?)]);
+    ) -> Effects {
+        let Program { path: program, image } = program;
+        let images = BTreeMap::from([(Generation(1), image)]);
         let slow = SlowLog::new(config.request_timeout, log.clone());
-        Ok(Effects {
+        Effects {
             config,
             slow,
-            listeners,
+            estate,
             free_records: (0..board.capacity()).rev().collect(),
             board,
             program,
@@ -73,7 +85,7 @@ impl Effects {
             workers: BTreeMap::new(),
             events,
             log,
-        })
+        }
     }
 
     pub(super) fn start_template(&mut self, generation: Generation) {
@@ -112,7 +124,7 @@ impl Effects {
 
     /// Hands a template what its workers need and lets it preload.
     fn instruct(&self, template: &mut Template, id: TemplateId) -> Result<(), BoxError> {
-        for listener in &self.listeners {
+        for listener in self.estate.listeners() {
             template.send_fd(listener.as_fd().try_clone_to_owned()?)?;
         }
         template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
@@ -139,7 +151,7 @@ impl Effects {
             request_kill_after: self.config.request_kill_after,
             idle_timeout: self.config.idle_timeout,
             args,
-            listeners: self.listeners.iter().map(|listener| listener.address().to_string()).collect(),
+            listeners: self.estate.listeners().iter().map(|listener| listener.address().to_string()).collect(),
             log_format: self.config.log_format,
             log_level: self.config.log_level,
         }
@@ -211,13 +223,8 @@ impl Effects {
         }
     }
 
-    /// Closes this process's own listeners; what stands in the file system for one of them goes first.
-    pub(super) fn close_listeners(&mut self) {
-        for listener in self.listeners.drain(..) {
-            if let Err(error) = listener.remove_path() {
-                warn!(self.log, "cannot remove a listener's path"; "address" => %listener.address(), "why" => %error);
-            }
-        }
+    pub(super) fn start_upgrade(&mut self) {
+        self.estate.start_new_master(&self.program);
     }
 
     /// What an event means to the supervisor.
@@ -230,6 +237,12 @@ impl Effects {
             Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
             Event::WorkerHungUp { id } => vec![supervisor::Event::WorkerHungUp { id }],
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
+            Event::NewMaster { pid, what } => self.estate.hear(pid, what).into_iter().collect(),
+            Event::NoNewMaster { why } => vec![supervisor::Event::UpgradeFailed { words: why }],
+            Event::HandedOver => {
+                self.estate.take_over();
+                Vec::new()
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Everything that can happen to the master.
 
 use crate::proc::{Error, Exit};
+use crate::server::inheritance::FromNext;
 use crate::server::message::FromWorker;
 use crate::server::supervisor::StartFailure;
 use crate::server::{Generation, WorkerId};
@@ -22,6 +23,23 @@ pub(super) enum Event {
     WorkerHungUp { id: WorkerId },
     /// A worker's process has ended, or never came to be, for this reason.
     WorkerEnded { id: WorkerId, end: Result<Exit, StartFailure> },
+    /// Something happens to the master that is to replace this one.
+    NewMaster { pid: i32, what: NewMasterEvent },
+    /// The master that was to replace this one could not be started.
+    NoNewMaster { why: String },
+    /// The master before this one has handed over, or is gone.
+    HandedOver,
+}
+
+/// What happens to a new master.
+#[derive(Debug)]
+pub(super) enum NewMasterEvent {
+    /// It says something.
+    Said(FromNext),
+    /// It has closed the conversation.
+    HungUp,
+    /// Its process has ended.
+    Ended(Exit),
 }
 
 /// One life of a generation's template: after a death the next one has the same generation.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slog::{Logger, debug, error, info, o, warn};
+use slog::{Logger, error, info, o, warn};
 
 use crate::server::supervisor::{Failures, Identity, Notice, WorkerState};
 
@@ -68,11 +68,17 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
         Notice::ReloadFailed { generation, words } => {
             warn!(log, "reload failed, the old generation stays"; "generation" => generation.0, "why" => words);
         }
+        Notice::Replaced { pid, took } => {
+            info!(log, "replaced by a new master, the workers drain"; "pid" => pid, "took_ms" => millis(*took));
+        }
+        Notice::UpgradeFailed { words, took } => {
+            warn!(log, "upgrade failed, this master stays"; "why" => words, "took_ms" => millis(*took));
+        }
         Notice::Target { workers } => info!(log, "number of workers changed"; "workers" => workers),
         Notice::Paused => info!(log, "workers drain, the listeners stay"),
         Notice::Resumed => info!(log, "workers are forked again"),
         Notice::Stopping { signal } => info!(log, "stopping"; "why" => ?signal),
-        Notice::Ignored { signal } => debug!(log, "a signal means nothing now"; "signal" => ?signal),
+        Notice::Ignored { signal } => info!(log, "a signal means nothing now"; "signal" => ?signal),
     }
 }
 

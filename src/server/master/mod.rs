@@ -5,27 +5,32 @@
 //! nothing else: whatever takes time in a child is reported as an event when it is done.
 
 mod effects;
+mod estate;
 mod event;
 mod journal;
 mod signals;
 mod slow;
+mod upgrade;
 mod worker;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use slog::{Logger, info, warn};
 
-use self::effects::Effects;
+use self::effects::{Effects, Program};
+use self::estate::Estate;
 use self::event::Event;
 use self::signals::Signals;
+use self::upgrade::OldMaster;
 use super::config::{Config, Workers};
-use super::listener::Listener;
-use super::pid_file::PidFile;
+use super::inheritance::{FromNext, Inheritance};
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Budget, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Budget, Notice, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
+use crate::proc::words_of;
 use crate::sys::clock::Monotonic;
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
@@ -33,7 +38,7 @@ use crate::sys::limits;
 /// So many records there are in the scoreboard: in a roll a slot has two workers.
 const RECORDS: u32 = 2 * Workers::MAX;
 
-/// How long a template that was told to end may take before the master leaves without it.
+/// How long a template that was told to end, or a new master that is handed over to, may take before the master leaves without it.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a server did not boot, or could not go on.
@@ -55,6 +60,12 @@ pub enum RunError {
         /// What the template or the worker said last.
         words: String,
     },
+    /// This process was started to replace a master, and cannot read what that one leaves to it.
+    #[error("cannot take over from the master before this one: {words}")]
+    Inheritance {
+        /// What is wrong with it.
+        words: String,
+    },
     /// The master itself lacks something: descriptors, memory, its own executable.
     #[error("cannot {operation}")]
     Master {
@@ -74,6 +85,11 @@ impl RunError {
 
 /// Runs a server until it is stopped by a signal.
 ///
+/// On SIGUSR2 a new master is started beside this one: the program at the path of this process's executable as it is by
+/// then, with this process's arguments, environment and directory, and its listeners. `main` runs in it as in any other,
+/// and when it has come to this function and serves in every slot, this one drains its workers and returns `Ok`; see
+/// [`Config::upgrade_timeout`]. A master that cannot boot does the one before it no harm.
+///
 /// `main` must have called [`hatchery::init`](crate::init) with entry points that [`host`](super::host) the
 /// service which `config` names. The limit on open files (RLIMIT_NOFILE) is raised as far as it may be.
 ///
@@ -85,17 +101,32 @@ pub fn run(config: Config, log: Logger) -> Result<(), RunError> {
         warn!(log, "cannot raise the limit on open files"; "why" => %error);
     }
     let (events, inbox) = unbounded();
-    // Before anything that a signal should end in order.
-    let signals = Signals::watch(events.clone()).map_err(RunError::master("watch for signals"))?;
-    let pid_file = config.pid_file.as_deref().map(PidFile::claim).transpose()?;
-    let booted = Listener::bind_all(&config.listen)
-        .map_err(RunError::from)
-        .and_then(|listeners| Master::new(config, listeners, (events, inbox), log.clone())?.run());
-    drop(signals);
-    if let Some(Err(error)) = pid_file.map(PidFile::remove) {
-        warn!(log, "cannot remove the pid file"; "why" => %error);
+    let inherited = Inheritance::receive().map_err(|error| RunError::Inheritance { words: error.to_string() })?;
+    let Some((conversation, inheritance)) = inherited else {
+        return serve(config, Inheritance::default(), None, (events, inbox), log);
+    };
+    let watched = OldMaster::watch(conversation, events.clone());
+    let old = watched.map_err(RunError::master("watch the master before this one"))?;
+    let served = serve(config, inheritance, Some(Arc::clone(&old)), (events, inbox), log);
+    if let Err(error) = &served {
+        old.say(&FromNext::Failed { words: words_of(error) });
     }
-    booted
+    served
+}
+
+fn serve(
+    config: Config,
+    inheritance: Inheritance,
+    old_master: Option<Arc<OldMaster>>,
+    (events, inbox): (Sender<Event>, Receiver<Event>),
+    log: Logger,
+) -> Result<(), RunError> {
+    // Before anything that a signal should end in order.
+    let _signals = Signals::watch(events.clone()).map_err(RunError::master("watch for signals"))?;
+    let board = Board::new(RECORDS).map_err(RunError::master("make the scoreboard"))?;
+    let program = Program::current().map_err(RunError::master("find this program's own file"))?;
+    let estate = Estate::gather(&config, inheritance, old_master, events.clone(), log.clone())?;
+    Master::new(config, estate, (board, program), (events, inbox), log).run()
 }
 
 struct Master {
@@ -110,11 +141,12 @@ struct Master {
 impl Master {
     fn new(
         config: Config,
-        listeners: Vec<Listener>,
+        estate: Estate,
+        own: (Board, Program),
         (events, inbox): (Sender<Event>, Receiver<Event>),
         log: Logger,
-    ) -> Result<Master, RunError> {
-        for listener in &listeners {
+    ) -> Master {
+        for listener in estate.listeners() {
             info!(log, "listening"; "address" => %listener.address(), "pid" => std::process::id());
         }
         let budget = config.restart_budget.resolve(config.workers);
@@ -124,13 +156,13 @@ impl Master {
             max_workers: Workers::MAX,
             start_timeout: config.start_timeout.max(Duration::from_millis(1)),
             graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
+            max_surge: config.max_surge.get(),
+            upgrade_timeout: config.upgrade_timeout.max(Duration::from_millis(1)),
             ..Policy::default()
         };
-        let board = Board::new(RECORDS).map_err(RunError::master("make the scoreboard"))?;
-        let effects = Effects::new(config, listeners, board, events, log.clone())
-            .map_err(RunError::master("find this program's own file"))?;
+        let effects = Effects::new(config, estate, own, events, log.clone());
         let supervisor = Supervisor::new(policy, jitter_seed());
-        Ok(Master { supervisor, effects, inbox, began: Instant::now(), log })
+        Master { supervisor, effects, inbox, began: Instant::now(), log }
     }
 
     fn run(mut self) -> Result<(), RunError> {
@@ -142,11 +174,15 @@ impl Master {
                 }
             },
         };
-        self.await_templates();
-        self.effects.close_listeners();
+        self.await_the_last();
+        self.effects.estate.leave();
         match outcome {
             Outcome::Stopped => {
                 info!(self.log, "stopped"; "took_ms" => journal::millis(self.began.elapsed()));
+                Ok(())
+            }
+            Outcome::Replaced { pid } => {
+                info!(self.log, "replaced"; "pid" => pid, "took_ms" => journal::millis(self.began.elapsed()));
                 Ok(())
             }
             Outcome::BootFailed { words } => Err(RunError::Boot { words }),
@@ -189,22 +225,34 @@ impl Master {
                 Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
                 Action::Drain { id } => self.effects.drain(id),
                 Action::Kill { id, why } => self.effects.kill(id, why),
-                Action::CloseListeners => self.effects.close_listeners(),
-                Action::Notice(notice) => journal::write(&self.log, &notice),
+                Action::CloseListeners => self.effects.estate.close_listeners(),
+                Action::StartUpgrade => self.effects.start_upgrade(),
+                Action::EndUpgrade => self.effects.estate.kill_new_master(),
+                Action::HandOver => self.effects.estate.hand_over(),
+                Action::Notice(notice) => self.tell(&notice),
                 Action::Leave(outcome) => return Some(outcome),
             }
         }
         None
     }
 
-    /// The templates hold the listeners too: a port is free only when they are gone.
-    fn await_templates(&mut self) {
+    fn tell(&self, notice: &Notice) {
+        journal::write(&self.log, notice);
+        if matches!(notice, Notice::Serving { .. }) {
+            self.effects.estate.say_serving();
+        }
+    }
+
+    /// The templates hold the listeners too: a port is free only when they are gone. And when this process is gone, the
+    /// pid file is the new master's.
+    fn await_the_last(&mut self) {
         let deadline = Instant::now() + LAST_PATIENCE;
-        while self.effects.has_templates() {
+        while self.effects.has_templates() || self.effects.estate.is_being_taken_over() {
             match self.inbox.recv_deadline(deadline) {
                 Ok(event) => drop(self.effects.take_in(event)),
                 Err(_) => {
-                    warn!(self.log, "a template does not end; the listeners may still be held");
+                    warn!(self.log, "a template or the new master does not answer any more; it is left alone";
+                        "templates" => self.effects.has_templates());
                     return;
                 }
             }

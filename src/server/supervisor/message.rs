@@ -40,6 +40,11 @@ pub(crate) enum Event {
     WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
     /// The operator wants something.
     Signal(Signal),
+    /// The new master serves. Said at most once for an [`Action::StartUpgrade`].
+    UpgradeReady { pid: i32 },
+    /// The new master has ended, or never came to be; the words are its own, if it left any. Each
+    /// [`Action::StartUpgrade`] ends in this, or in [`Event::UpgradeReady`].
+    UpgradeFailed { words: String },
     /// The time of [`Supervisor::next_timer`](super::Supervisor::next_timer) has come. The shell first hands over
     /// the reports that already wait, so that a master that was stopped itself blames nobody for it.
     Tick,
@@ -60,6 +65,8 @@ pub(crate) enum Signal {
     Fewer,
     /// WINCH: drain the workers and fork none until [`Signal::Reload`] or [`Signal::More`].
     DrainWorkers,
+    /// USR2: a new master takes this one's place once it serves.
+    Upgrade,
 }
 
 /// Why a worker did not start.
@@ -105,6 +112,12 @@ pub(crate) enum Action {
     Kill { id: WorkerId, why: KillReason },
     /// Close the master's own listeners; workers still hold theirs.
     CloseListeners,
+    /// Start a new master from the program's path, with the listeners; no other one lives.
+    StartUpgrade,
+    /// Kill the new master, which does not serve yet. Followed by its end.
+    EndUpgrade,
+    /// The new master serves: leave everything to it that outlives this one, and close the listeners.
+    HandOver,
     /// A fact for the log.
     Notice(Notice),
     /// The server has ended: no process is left. The last action of all.
@@ -137,6 +150,8 @@ pub(crate) enum Outcome {
     Stopped,
     /// The first boot failed; the words are the template's or the worker's own.
     BootFailed { words: String },
+    /// A new master serves in its place.
+    Replaced { pid: i32 },
 }
 
 /// A fact of the server's life, for the log.
@@ -177,6 +192,10 @@ pub(crate) enum Notice {
     Reloaded { generation: Generation, took: Duration },
     /// The new generation is withdrawn; the old one goes on.
     ReloadFailed { generation: Generation, words: String },
+    /// A new master serves, and this one drains its workers.
+    Replaced { pid: i32, took: Duration },
+    /// There is no new master, and this one goes on.
+    UpgradeFailed { words: String, took: Duration },
     /// The number of workers to keep.
     Target { workers: u32 },
     /// The workers drain, and none is forked for now.

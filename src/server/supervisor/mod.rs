@@ -25,6 +25,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod upgrade;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,9 +33,10 @@ use std::time::Duration;
 use self::fleet::Fleet;
 use self::random::Random;
 use self::restarts::Restarts;
-use self::table::Cue;
+use self::table::{Cue, UpgradeCue};
 use self::templates::Templates;
 use self::timers::{Timer, Timers};
+use self::upgrade::Upgrading;
 use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
@@ -61,6 +63,9 @@ pub(crate) struct Supervisor {
     /// The newest generation there has been.
     newest: Generation,
     reload_queued: bool,
+    /// Why the last reload failed, if none has succeeded since.
+    reload_failure: Option<String>,
+    upgrading: Upgrading,
     /// When the boot or the reload under way began.
     began_at: Duration,
     outcome: Outcome,
@@ -86,6 +91,8 @@ impl Supervisor {
             wanted: first,
             newest: first,
             reload_queued: false,
+            reload_failure: None,
+            upgrading: Upgrading::default(),
             began_at: Duration::ZERO,
             outcome: Outcome::Stopped,
             fleet: Fleet::default(),
@@ -115,7 +122,10 @@ impl Supervisor {
             Event::WorkerExited { id, exit, words } => {
                 self.worker_report(id, table::Report::Exited { exit, words });
             }
+            Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),
             Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
+            Event::UpgradeReady { pid } => self.upgrade_ready(pid),
+            Event::UpgradeFailed { words } => self.upgrade(UpgradeCue::Lost, &words),
             Event::Tick => {
                 while let Some(timer) = self.timers.pop_due(self.now) {
                     self.ran_out(timer);
@@ -136,6 +146,12 @@ impl Supervisor {
         self.timers.next()
     }
 
+    /// Why the last reload failed, if none has succeeded since; it is of no further reload's concern.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever asks for the state of the server"))]
+    pub(crate) fn reload_failure(&self) -> Option<&str> {
+        self.reload_failure.as_deref()
+    }
+
     fn ran_out(&mut self, timer: Timer) {
         match timer {
             Timer::Preload(generation) => {
@@ -145,6 +161,7 @@ impl Supervisor {
             }
             Timer::TemplateRetry(generation) => self.start_template(generation),
             Timer::Worker(id) => self.worker_late(id),
+            Timer::Upgrade => self.upgrade_late(),
             // The look over probe and seats that follows every event does the rest.
             Timer::SlotRetry(_) | Timer::Probe | Timer::ProbeProven => {}
         }

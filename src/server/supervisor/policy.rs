@@ -23,6 +23,8 @@ pub(crate) struct Policy {
     pub(crate) quick_timeout: Duration,
     /// From the end of a worker, as far as it can be seen, to its template's word that it is reaped.
     pub(crate) reap_timeout: Duration,
+    /// From the start of a new master to its word that it serves.
+    pub(crate) upgrade_timeout: Duration,
     /// A life of this length after readiness counts as having served well.
     pub(crate) served_well_after: Duration,
     /// The delay before the successor of what did not serve well.
@@ -46,6 +48,7 @@ impl Default for Policy {
             graceful_timeout: Duration::from_secs(30),
             quick_timeout: Duration::from_secs(1),
             reap_timeout: Duration::from_secs(2),
+            upgrade_timeout: Duration::from_secs(180),
             served_well_after: Duration::from_secs(1),
             backoff: Backoff::default(),
             budget: Some(Budget { restarts: 14, window: Duration::from_secs(60) }),

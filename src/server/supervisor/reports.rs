@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fleet::{Worker, WorkerState};
-use super::table::{self, Cue, Report, WorkerStep};
+use super::table::{self, Cue, Phase, Report, Role, WorkerStep};
 use super::templates::{Template, TemplateState};
 use super::timers::Timer;
 use super::{Action, KillReason, Notice, StartFailure, Supervisor};
@@ -124,7 +124,10 @@ impl Supervisor {
         template.state = TemplateState::Lost;
         template.since = now;
         self.timers.cancel(Timer::Preload(generation));
-        self.notice(Notice::TemplateLost { generation, words: words.to_owned() });
+        // Why a reload failed is said once, by the reload.
+        if self.role(generation) != Role::Incoming || self.phase.is_ending() {
+            self.notice(Notice::TemplateLost { generation, words: words.to_owned() });
+        }
         let unborn = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unborn());
         for id in unborn {
             self.kill(id, KillReason::TemplateLost);
@@ -155,7 +158,14 @@ impl Supervisor {
             Report::Shortage { .. } => Cue::Shortage(role),
             _ => Cue::StartFailed(role, slot),
         };
-        self.tell_end(id, worker, report);
+        // Why a reload failed is said once, by the reload.
+        match report {
+            Report::Exited { exit, .. } if takes_reload_back(self.phase, role) => {
+                self.tell_end(id, worker, Report::Exited { exit, words: None });
+            }
+            _ if takes_reload_back(self.phase, role) => {}
+            report => self.tell_end(id, worker, report),
+        }
         self.apply(cue, &words);
     }
 
@@ -192,4 +202,8 @@ impl Supervisor {
             _ => failed(StartFailure::TimedOut),
         });
     }
+}
+
+fn takes_reload_back(phase: Phase, role: Role) -> bool {
+    phase == Phase::Rolling && role == Role::Incoming
 }

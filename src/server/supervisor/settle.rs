@@ -1,7 +1,7 @@
 //! The look over all seats and templates that ends every event.
 
 use super::seats::Seat;
-use super::table::{self, Cue, Role, SeatStep, TemplateStep};
+use super::table::{self, Cue, Role, SeatStep, TemplateStep, UpgradeCue};
 use super::templates::TemplateState;
 use super::timers::Timer;
 use super::{Action, Supervisor};
@@ -19,6 +19,9 @@ impl Supervisor {
             let phase = self.phase;
             for cue in self.conditions() {
                 self.apply(cue, "");
+            }
+            if self.phase.is_ending() {
+                self.upgrade(UpgradeCue::Ending, "the server was stopped");
             }
             if self.phase == phase {
                 return;
@@ -120,7 +123,7 @@ impl Supervisor {
         if self.reload_queued {
             cues.push(Cue::ReloadWaits);
         }
-        if self.fleet.is_empty() && self.templates.is_empty() {
+        if self.fleet.is_empty() && self.templates.is_empty() && !self.upgrading.has_process() {
             cues.push(Cue::Empty);
         }
         cues

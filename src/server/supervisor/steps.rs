@@ -54,7 +54,8 @@ impl Supervisor {
                 self.notice(Notice::Stopping { signal: Signal::Quit });
                 self.hasten();
             }
-            Step::KillAll => self.kill_all(KillReason::AtOnce),
+            Step::KillAll => self.kill_where(|_| true, KillReason::AtOnce),
+            Step::Yield => self.hand_over(),
             Step::Leave => self.act(Action::Leave(self.outcome.clone())),
         }
     }
@@ -91,7 +92,8 @@ impl Supervisor {
     fn fail_boot(&mut self, words: &str) {
         self.outcome = Outcome::BootFailed { words: words.to_owned() };
         self.act(Action::CloseListeners);
-        self.kill_all(KillReason::BootFailed);
+        // Those who are ready may have a request in hand, as clients of the master before this one do.
+        self.kill_where(|worker| worker.state() != WorkerState::Ready, KillReason::BootFailed);
     }
 
     fn retry_template(&mut self) {
@@ -136,6 +138,7 @@ impl Supervisor {
         self.act(Action::Retire { generation: self.current });
         self.current = self.wanted;
         self.incoming = None;
+        self.reload_failure = None;
         self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
     }
 
@@ -146,6 +149,7 @@ impl Supervisor {
         };
         self.wanted = self.current;
         self.act(Action::Retire { generation });
+        self.reload_failure = Some(words.to_owned());
         self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
         let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {
@@ -177,9 +181,9 @@ impl Supervisor {
         }
     }
 
-    /// Kills every worker, and the templates that may still fork one.
-    fn kill_all(&mut self, why: KillReason) {
-        for id in self.fleet.ids_where(|_| true) {
+    /// Kills these workers, and the templates that may still fork one.
+    fn kill_where(&mut self, which: impl Fn(&Worker) -> bool, why: KillReason) {
+        for id in self.fleet.ids_where(which) {
             self.kill(id, why);
         }
         let unborn: Vec<_> =

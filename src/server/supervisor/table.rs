@@ -1,5 +1,5 @@
-//! The whole policy, in five tables: what the server does, what a seat needs, what becomes of a template, what a
-//! report makes of a worker, and how failures change the fleet's health.
+//! The whole policy, in six tables: what the server does, how an upgrade of the master goes, what a seat needs, what
+//! becomes of a template, what a report makes of a worker, and how failures change the fleet's health.
 //!
 //! Nothing else in this folder decides; the other files keep the books that the tables are asked with.
 
@@ -24,12 +24,16 @@ pub(crate) enum Phase {
     Rolling,
     /// The workers are drained on request, and none is forked.
     Paused,
+    /// The same, while the template preloads whose workers are to fill the slots.
+    Replenishing,
     /// Leaving: the workers have the graceful timeout.
     Stopping,
     /// Leaving: the workers have the quick timeout.
     Quitting,
     /// Leaving: the workers are killed.
     Killing,
+    /// Leaving the listeners as they are, to a new master, or after a failed boot: the workers have the graceful timeout.
+    Yielding,
     /// No process is left.
     Left,
 }
@@ -42,7 +46,12 @@ impl Phase {
 
     /// Whether the server is on its way out, or gone.
     pub(super) fn is_ending(self) -> bool {
-        matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Left)
+        matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Yielding | Self::Left)
+    }
+
+    /// Whether a new master may be started beside this one, which has proven itself.
+    fn is_upgradable(self) -> bool {
+        matches!(self, Self::Serving | Self::Preparing | Self::Rolling | Self::Paused | Self::Replenishing)
     }
 }
 
@@ -72,6 +81,8 @@ pub(super) enum Cue {
     DiedYoung(Role, Slot),
     DiedWell(Role, Slot),
     Asked(Signal),
+    /// A new master has the listeners and serves.
+    HandedOver,
     /// Condition: each slot below the target has one worker, ready and of the wanted generation.
     Staffed,
     /// Condition: a queued reload waits.
@@ -112,6 +123,7 @@ pub(super) enum Step {
     /// The quick timeout for those who have the graceful one.
     Hasten,
     KillAll,
+    Yield,
     Leave,
 }
 
@@ -125,8 +137,8 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
     match (phase, cue) {
         // The first boot: the first failure ends it.
         (New,                                     Boot)                          => (Booting,   Step::StartFirstTemplate),
-        (Booting,                                 TemplateLost(_))               => (Killing,   Step::FailBoot),
-        (Booting,                                 StartFailed(..) | Shortage(_)) => (Killing,   Step::FailBoot),
+        (Booting,                                 TemplateLost(_))               => (Yielding,  Step::FailBoot),
+        (Booting,                                 StartFailed(..) | Shortage(_)) => (Yielding,  Step::FailBoot),
         (Booting,                                 Staffed)                       => (Serving,   Step::AnnounceServing),
 
         // Lives that end: only the slot or the template concerned waits; in a shortage, all slots do.
@@ -136,9 +148,10 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
         (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
+        (Replenishing,                            TemplateLost(Current))         => (phase,     Step::RetryTemplate),
 
         // A reload: any failure before its end takes it back.
-        (Serving | Paused,                        Asked(S::Reload))              => (Preparing, Step::StartNextTemplate),
+        (Serving,                                 Asked(S::Reload))              => (Preparing, Step::StartNextTemplate),
         (Booting | Preparing | Rolling,           Asked(S::Reload))              => (phase,     Step::QueueReload),
         (Serving,                                 ReloadWaits)                   => (Preparing, Step::StartNextTemplate),
         (Preparing,                               TemplateReady(Incoming))       => (Rolling,   Step::WantIncoming),
@@ -148,24 +161,89 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (Rolling,                                 Shortage(Incoming))            => (Serving,   Step::WithdrawIncoming),
         (Rolling,                                 DiedYoung(Incoming, _))        => (Serving,   Step::WithdrawIncoming),
 
+        // A reload while the workers are drained: none of the old generation comes back for it.
+        (Paused,                                  Asked(S::Reload))              => (Replenishing, Step::StartNextTemplate),
+        (Paused,                                  ReloadWaits)                   => (Replenishing, Step::StartNextTemplate),
+        (Replenishing,                            Asked(S::Reload))              => (phase,     Step::QueueReload),
+        (Replenishing,                            TemplateReady(Incoming))       => (Rolling,   Step::WantIncoming),
+        (Replenishing,                            TemplateLost(Incoming))        => (Paused,    Step::WithdrawIncoming),
+
         // More, fewer, none for now.
         (Paused,                                  Asked(S::More))                => (Serving,   Step::Resume),
+        (Replenishing,                            Asked(S::More))                => (Preparing, Step::Resume),
         (Booting | Serving | Preparing | Rolling, Asked(S::More))                => (phase,     Step::RaiseTarget),
         (Booting | Serving | Preparing | Rolling, Asked(S::Fewer))               => (phase,     Step::LowerTarget),
-        (Paused,                                  Asked(S::Fewer))               => (phase,     Step::LowerTarget),
+        (Paused | Replenishing,                   Asked(S::Fewer))               => (phase,     Step::LowerTarget),
         (Serving,                                 Asked(S::DrainWorkers))        => (Paused,    Step::Pause),
-        (Preparing | Rolling,                     Asked(S::DrainWorkers))        => (Paused,    Step::PauseAndWithdraw),
+        (Preparing | Rolling | Replenishing,      Asked(S::DrainWorkers))        => (Paused,    Step::PauseAndWithdraw),
 
         // The way out: each more urgent wish overrides, and it ends when nobody is left.
-        (Stopping,                                Asked(S::Quit))                => (Quitting,  Step::Hasten),
+        (Stopping | Yielding,                     Asked(S::Quit))                => (Quitting,  Step::Hasten),
         (Quitting,                                Asked(S::Quit))                => (Killing,   Step::KillAll),
-        (Stopping | Quitting | Killing,           Empty)                         => (Left,      Step::Leave),
-        (Stopping | Quitting | Killing | Left,    _)                             => (phase,     Step::Nothing),
+        (Stopping | Quitting | Killing | Yielding, Empty)                        => (Left,      Step::Leave),
+        (Stopping | Quitting | Killing | Yielding | Left, _)                     => (phase,     Step::Nothing),
+        (_,                                       HandedOver)                    => (Yielding,  Step::Yield),
         (_,                                       Asked(S::Stop))                => (Stopping,  Step::Stop),
         (_,                                       Asked(S::Quit))                => (Quitting,  Step::Quit),
 
         (_,                                       Asked(signal))                 => (phase,     Step::IgnoreSignal(signal)),
         _                                                                        => (phase,     Step::Nothing),
+    }
+}
+
+/// Where an upgrade of the master stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// None is under way.
+    Idle,
+    /// The new master boots, and this one serves on.
+    UnderWay,
+    /// The new master is killed, and its end has not been reported.
+    CalledOff,
+    /// The new master serves.
+    Done,
+}
+
+/// What an upgrade depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpgradeCue {
+    Asked,
+    /// The new master serves.
+    Ready,
+    /// The new master is gone, or never came to be.
+    Lost,
+    /// The new master's time is up.
+    Late,
+    /// Condition: this server is on its way out.
+    Ending,
+}
+
+/// What is done about an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpgradeStep {
+    Nothing,
+    Start,
+    Ignore,
+    HandOver,
+    /// It has failed, and this master stays.
+    Fail,
+    /// The same, and the new master is killed.
+    CallOff,
+}
+
+/// The upgrade's table. Until the new master serves, it is a part of this server, and whoever stops that stops both.
+#[rustfmt::skip]
+pub(super) fn upgrade(phase: Phase, upgrade: Upgrade, cue: UpgradeCue) -> (Upgrade, UpgradeStep) {
+    use Upgrade::*;
+    use UpgradeCue::*;
+    match (upgrade, cue) {
+        (Idle,      Asked) if phase.is_upgradable() => (UnderWay,  UpgradeStep::Start),
+        (_,         Asked) if !phase.is_ending()    => (upgrade,   UpgradeStep::Ignore),
+        (UnderWay,  Ready)                          => (Done,      UpgradeStep::HandOver),
+        (UnderWay,  Lost)                           => (Idle,      UpgradeStep::Fail),
+        (UnderWay,  Late | Ending)                  => (CalledOff, UpgradeStep::CallOff),
+        (CalledOff, Lost)                           => (Idle,      UpgradeStep::Nothing),
+        (_,         _)                              => (upgrade,   UpgradeStep::Nothing),
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Timer {
     Probe,
     /// The probe has served well by then.
     ProbeProven,
+    /// A new master should serve.
+    Upgrade,
 }
 
 /// Each timer with its time, by timer and by time.

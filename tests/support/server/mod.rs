@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use self::client::{Answer, Client};
@@ -28,6 +30,12 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// By this variable a program's processes are known as ours, whoever their parent is by now.
 const MARK: &str = "HATCHERY_TEST_SERVER";
+
+/// A master that has replaced another is nobody's child when that one has ended. From now on it is this process's, which
+/// learns how it ends.
+pub fn adopt_orphans() {
+    prctl::set_child_subreaper(true).expect("Linux has it since 3.4");
+}
 
 /// How a server is started.
 pub struct Launch {
@@ -199,6 +207,30 @@ impl Server {
 
     pub fn signal(&self, signal: Signal) {
         signal_process(self.pid, signal);
+    }
+
+    /// Upgrades the master, waits until the old one has left with code 0, and goes on with the new one.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let mark = self.log.mark();
+        self.signal(Signal::SIGUSR2);
+        let new = self.log.wait_after(mark, "the old master's end", |record| record.is("replaced")).pid();
+        assert_eq!(self.wait().code(), Some(0), "its log:\n{}", self.log.text());
+        self.follow(new);
+    }
+
+    /// From now on the server's master is this process, whose own master has ended.
+    pub fn follow(&mut self, master: i32) {
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            let end = waitpid(Pid::from_raw(master), None).map(|status| match status {
+                WaitStatus::Exited(_, code) => ExitStatus::from_raw(code << 8),
+                WaitStatus::Signaled(_, signal, _) => ExitStatus::from_raw(signal as i32),
+                other => panic!("{other:?} is no end"),
+            });
+            let _ = ended.send(end.map_err(std::io::Error::from));
+        });
+        (self.pid, self.end, self.ended) = (master, end, None);
     }
 
     /// The workers that are ready and not gone, by slot, as far as the log has told.

@@ -46,6 +46,7 @@ pub(super) struct Auditor {
     pub(super) served: bool,
     pub(super) reload_failed: bool,
     pub(super) listeners_closed: bool,
+    pub(super) handed_over: bool,
     pub(super) left: bool,
     /// The latest forks for a slot and generation, forgotten when the operator interferes.
     pub(super) forks: BTreeMap<(Slot, Generation), VecDeque<Duration>>,
@@ -68,6 +69,7 @@ impl Auditor {
             served: false,
             reload_failed: false,
             listeners_closed: false,
+            handed_over: false,
             left: false,
             forks: BTreeMap::new(),
             policy,
@@ -141,7 +143,7 @@ impl Auditor {
                 assert!(!self.retired.contains(generation), "its executable is gone");
                 assert!(generation.0 <= self.newest.0 + 1);
                 self.newest = self.newest.max(*generation);
-                assert_eq!(self.stops + self.quits, 0, "started on the way out");
+                assert!(!self.is_ending(), "started on the way out");
             }
             Action::CloseTemplate { generation } => self.check_close(*generation, world),
             Action::Retire { generation } => {
@@ -158,6 +160,16 @@ impl Auditor {
                 assert!(!self.listeners_closed, "closed twice");
                 self.listeners_closed = true;
             }
+            Action::StartUpgrade => {
+                assert!(!world.has_new_master(), "two upgrades at once");
+                assert!(self.served && !self.is_ending());
+            }
+            Action::EndUpgrade => assert!(world.has_new_master(), "no new master to kill"),
+            Action::HandOver => {
+                assert!(world.has_new_master() && !self.listeners_closed, "handed over to nobody");
+                assert!(matches!(self.event, Event::UpgradeReady { .. }));
+                self.handed_over = true;
+            }
             Action::Notice(Notice::Serving { .. }) => {
                 assert!(!self.served, "said twice");
                 self.served = true;
@@ -169,8 +181,10 @@ impl Auditor {
                 self.left = true;
                 assert_eq!(world.processes(), 0, "left an orphan");
                 assert_eq!(world.templates(), [], "left a template");
-                assert!(self.listeners_closed);
+                assert!(!world.has_new_master(), "left a new master that does not serve");
+                assert!(self.listeners_closed || self.handed_over);
                 match outcome {
+                    Outcome::Replaced { .. } => assert!(self.handed_over),
                     Outcome::Stopped => assert!(self.stops + self.quits > 0),
                     Outcome::BootFailed { words } => assert!(!self.served && !words.is_empty()),
                 }
@@ -210,8 +224,8 @@ impl Auditor {
         assert!(id.0 > self.last_id, "an id used again");
         self.last_id = id.0;
         assert!(slot.0 < supervisor.target());
-        assert_eq!(self.stops + self.quits, 0, "forked on the way out");
-        assert_ne!(supervisor.phase(), Phase::Paused);
+        assert!(!self.is_ending(), "forked on the way out");
+        assert!(!is_paused(supervisor.phase()));
         let worker = Worker {
             slot,
             generation,
@@ -235,8 +249,7 @@ impl Auditor {
     fn check_drain(&mut self, id: WorkerId, supervisor: &Supervisor) {
         let worker = self.workers.get(&id).expect("drained a stranger");
         assert!(worker.is_seated(), "drained twice");
-        let ending = self.stops + self.quits > 0;
-        let paused = supervisor.phase() == Phase::Paused;
+        let paused = is_paused(supervisor.phase());
         let fewer = worker.slot.0 >= supervisor.target();
         let replaced = self.workers.values().any(|other| {
             other.slot == worker.slot
@@ -247,7 +260,7 @@ impl Auditor {
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });
         let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
-        assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
+        assert!(self.is_ending() || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
         let limit = match self.quits {
             0 => self.policy.graceful_timeout,
             _ => self.policy.quick_timeout,
@@ -255,6 +268,10 @@ impl Auditor {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.leaving = Some((self.now, limit));
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.stops + self.quits > 0 || self.handed_over || self.listeners_closed
     }
 
     /// The generation that a roll or its withdrawal leads to.
@@ -290,4 +307,8 @@ impl Auditor {
         };
         assert!(just, "{id:?} was killed for nothing ({why:?})");
     }
+}
+
+pub(super) fn is_paused(phase: Phase) -> bool {
+    matches!(phase, Phase::Paused | Phase::Replenishing)
 }

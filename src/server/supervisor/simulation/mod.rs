@@ -94,6 +94,9 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Kill(AtOnce",
         "Leave(Stopped",
         "Leave(BootFailed",
+        "Leave(Replaced",
+        "Notice(UpgradeFailed",
+        "Notice(Ignored",
     ];
     for what in awaited {
         let times = seen.get(what).copied().unwrap_or(0);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::table::Health;
 use super::super::{Action, Event, Phase, Signal, Supervisor};
-use super::auditor::{Auditor, Worker};
+use super::auditor::{Auditor, Worker, is_paused};
 use super::consequences::Standing;
 use super::world::World;
 use crate::server::{Slot, WorkerId};
@@ -33,7 +33,7 @@ impl Auditor {
         }
         let seated: usize = seats.values().map(Vec::len).sum();
         assert!(seated <= (self.target + surge) as usize, "more than the surge");
-        let staffed = !supervisor.phase().is_ending() && supervisor.phase() != Phase::Paused;
+        let staffed = !supervisor.phase().is_ending() && !is_paused(supervisor.phase());
         for (slot, seat) in &seats {
             assert!(staffed && slot.0 < self.target, "slot {slot} is taken");
             match seat.as_slice() {
@@ -73,10 +73,12 @@ impl Auditor {
         let before = self.standing.phase;
         if phase != before {
             let ok = match phase {
-                Phase::Paused => self.event == Event::Signal(Signal::DrainWorkers),
+                Phase::Paused => self.event == Event::Signal(Signal::DrainWorkers) || before == Phase::Replenishing,
+                Phase::Replenishing => before == Phase::Paused,
+                Phase::Yielding => self.handed_over || !self.served,
                 Phase::Stopping => self.event == Event::Signal(Signal::Stop),
                 Phase::Quitting => self.event == Event::Signal(Signal::Quit),
-                Phase::Killing => self.quits > 1 || !self.served,
+                Phase::Killing => self.quits > 1,
                 Phase::Left => self.left,
                 _ => !before.is_ending(),
             };

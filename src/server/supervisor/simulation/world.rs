@@ -44,6 +44,9 @@ enum Happening {
     /// A report that comes late, or twice.
     Echo(Event),
     Asked(Signal),
+    /// Of the new master of this number.
+    UpgradeReady(u64),
+    UpgradeFails(u64),
 }
 
 /// Everything outside the supervisor, the shell included.
@@ -58,6 +61,8 @@ pub(super) struct World {
     count: u64,
     templates: BTreeMap<Generation, Template>,
     processes: BTreeMap<WorkerId, Process>,
+    /// Which of all new masters lives and does not serve yet.
+    new_master: Option<u64>,
 }
 
 impl World {
@@ -71,13 +76,15 @@ impl World {
             count: 0,
             templates: BTreeMap::new(),
             processes: BTreeMap::new(),
+            new_master: None,
         }
     }
 
     /// Decides what the operator will ask for.
     pub(super) fn plan_signals(&mut self) {
         for _ in 0..self.random.below(9) {
-            let signal = match self.random.below(20) {
+            let signal = match self.random.below(22) {
+                20.. => Signal::Upgrade,
                 0..=8 => Signal::Reload,
                 9..=11 => Signal::More,
                 12..=14 => Signal::Fewer,
@@ -110,6 +117,10 @@ impl World {
 
     pub(super) fn templates(&self) -> Vec<Generation> {
         self.templates.keys().copied().collect()
+    }
+
+    pub(super) fn has_new_master(&self) -> bool {
+        self.new_master.is_some()
     }
 
     pub(super) fn processes(&self) -> usize {
@@ -149,6 +160,14 @@ impl World {
             },
             Happening::Echo(event) => vec![event],
             Happening::Asked(signal) => vec![Event::Signal(signal)],
+            Happening::UpgradeReady(number) if self.new_master == Some(number) => {
+                vec![Event::UpgradeReady { pid: 7 }]
+            }
+            Happening::UpgradeFails(number) if self.new_master == Some(number) => {
+                self.new_master = None;
+                vec![Event::UpgradeFailed { words: "exit code 3".to_owned() }]
+            }
+            Happening::UpgradeReady(_) | Happening::UpgradeFails(_) => Vec::new(),
         }
     }
 
@@ -167,7 +186,30 @@ impl World {
                 }
             }
             Action::Kill { id, .. } => self.kill(now, id),
+            Action::StartUpgrade => self.start_upgrade(now),
+            Action::EndUpgrade => {
+                let then = now + MS * (1 + self.random.below(50));
+                self.plan(then, Happening::UpgradeFails(self.new_master.expect("there is a new master")));
+            }
+            Action::HandOver => self.new_master = None,
             Action::Retire { .. } | Action::CloseListeners | Action::Notice(_) | Action::Leave(_) => {}
+        }
+    }
+
+    /// It fails more often than not, so that most lives go on after it; some hang.
+    fn start_upgrade(&mut self, now: Duration) {
+        self.count += 1;
+        let number = self.count;
+        self.new_master = Some(number);
+        let then = now + MS * self.random.below(3_000);
+        match self.random.below(10) {
+            0..=3 => self.plan(then, Happening::UpgradeReady(number)),
+            4..=7 => self.plan(then, Happening::UpgradeFails(number)),
+            8 => {
+                self.plan(then, Happening::UpgradeReady(number));
+                self.plan(then, Happening::UpgradeReady(number));
+            }
+            _ => {}
         }
     }
 

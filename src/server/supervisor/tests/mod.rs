@@ -5,6 +5,7 @@ mod failing;
 mod reload;
 mod serving;
 mod stop;
+mod upgrade;
 
 use std::time::Duration;
 

@@ -45,6 +45,8 @@ fn a_new_template_that_fails_leaves_the_old_generation_as_it_is_and_says_why() {
     bench.template_fails(2, "the configuration is wrong");
     let actions = bench.take();
     assert_eq!(reload_failed(&actions), Some("the configuration is wrong"));
+    assert_eq!(bench.supervisor.reload_failure(), Some("the configuration is wrong"));
+    assert_eq!(says_why(&actions, "the configuration is wrong"), 1, "{actions:?}");
     assert!(actions.contains(&close(2)) && actions.contains(&retire(2)));
     assert_eq!(bench.supervisor.phase(), Phase::Serving);
     assert_eq!(bench.supervisor.generation(), Generation(1));
@@ -63,6 +65,7 @@ fn a_roll_that_fails_half_way_goes_back_to_the_old_generation_and_loses_no_seat(
     bench.refuses(4, "no such table");
     let actions = bench.take();
     assert_eq!(reload_failed(&actions), Some("no such table"));
+    assert_eq!(says_why(&actions, "no such table"), 1, "{actions:?}");
     assert!(actions.contains(&fork(5, 0, 1)));
     assert!(!actions.contains(&drain(3)), "it serves until its successor is ready");
     bench.ready(5);
@@ -100,6 +103,24 @@ fn each_way_of_failing_takes_a_roll_back() {
         assert!(!actions.contains(&drain(2)));
         assert!(actions.contains(&fork(5, 0, 1)));
     }
+}
+
+/// How many facts of these tell the reason.
+fn says_why(actions: &[Action], why: &str) -> usize {
+    actions.iter().filter(|action| format!("{action:?}").contains(why)).count()
+}
+
+#[test]
+fn a_reload_that_succeeds_clears_the_failure_of_the_one_before() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::Reload);
+    bench.template_fails(2, "no index");
+    bench.signal(Signal::Reload);
+    assert_eq!(bench.supervisor.reload_failure(), Some("no index"), "it is not mended yet");
+    bench.template_ready(3);
+    bench.ready(2);
+    assert_eq!(bench.supervisor.generation(), Generation(3));
+    assert_eq!(bench.supervisor.reload_failure(), None);
 }
 
 #[test]

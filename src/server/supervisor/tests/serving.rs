@@ -155,11 +155,28 @@ fn drained_workers_stay_away_until_a_reload_or_more() {
     bench.signal(Signal::DrainWorkers);
     bench.take();
     bench.signal(Signal::Reload);
-    assert_eq!(
-        bench.asked(),
-        [start(2), fork(5, 0, 1), fork(6, 1, 1)],
-        "the old generation serves while the new one preloads"
-    );
+    assert_eq!(bench.asked(), [start(2)], "none of the old generation comes back for it");
+    bench.template_ready(2);
+    assert_eq!(bench.asked(), [fork(5, 0, 2), fork(6, 1, 2)]);
+}
+
+#[test]
+fn a_reload_that_fails_while_the_workers_are_drained_leaves_them_drained() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::DrainWorkers);
+    bench.exits(1, Exit::Clean);
+    bench.signal(Signal::Reload);
+    bench.signal(Signal::Reload);
+    bench.take();
+    bench.template_fails(2, "no index");
+    let actions = bench.take();
+    assert_eq!(reload_failed(&actions), Some("no index"));
+    assert!(actions.contains(&start(3)), "the reload that waited");
+    bench.template_fails(3, "still no index");
+    assert_eq!(bench.supervisor.phase(), Phase::Paused);
+    bench.take();
+    bench.signal(Signal::More);
+    assert_eq!(bench.asked(), [fork(2, 0, 1)]);
 }
 
 #[test]
