@@ -346,6 +346,7 @@ fn term_to_the_new_master_before_it_serves_leaves_the_old_one_serving() {
     let before = probe.server.processes();
     let new = probe.begin_and_wait();
     signal_process(new, Signal::SIGTERM);
+    probe.server.log.wait("it has heard that", |record| record.is("stopping"));
     probe.orders.take_back("start-1");
     assert!(probe.await_failure().contains("exit code 0"));
     probe.assert_untouched(&before);
