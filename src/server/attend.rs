@@ -1,13 +1,16 @@
 //! Serving one connection: request after request while there are any, until it is to be parked or
 //! closed.
 
+use std::error::Error;
 use std::io::{self, Write};
+use std::iter;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use slog::{Logger, debug, error, warn};
+use slog::{Logger, debug, error, info, warn};
 
+use super::abort::Aborted;
 use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn, Fill, Peer};
 use super::deadline::{Begun, Deadlines};
@@ -16,7 +19,7 @@ use super::in_hand::InHand;
 use super::message::{FromWorker, TimedOut};
 use super::parked::Phase;
 use super::scoreboard::{Record, WorkerState};
-use super::service::{BoxError, Next, RequestCx, Service};
+use super::service::{Next, RequestCx, Service};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use crate::proc::caught::catch;
 use crate::sys::clock::Monotonic;
@@ -26,6 +29,9 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 /// How long a draining worker waits for the first byte of a connection that it has accepted.
 const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
+
+/// A client that leaves before its answer is noticed if that takes so long.
+const LONG_ENOUGH_TO_GIVE_UP: Duration = Duration::from_millis(10);
 
 /// The service, with all that a request needs.
 pub(super) struct Attendant<S> {
@@ -40,6 +46,7 @@ pub(super) struct Attendant<S> {
     pub(super) cleanups: Cleanups,
     pub(super) buffers: Buffers,
     pub(super) requests: u64,
+    pub(super) aborted: u64,
     pub(super) draining: bool,
     /// The time, read after the last thing that may have taken long.
     pub(super) now: Monotonic,
@@ -70,7 +77,10 @@ impl<S: Service> Attendant<S> {
             Ok(Fill::Eof) if conn.buffer().is_empty() => Outcome::Close,
             Ok(Fill::Eof) => self.serve_all(conn, begun, false),
             Err(error) => {
-                self.report(&error.into(), conn);
+                match begun {
+                    Some(request) if self.is_client_gone(&error, conn) => self.count_abort(conn, request),
+                    _ => self.report(&error, conn),
+                }
                 Outcome::Close
             }
         };
@@ -138,7 +148,7 @@ impl<S: Service> Attendant<S> {
         conn.begin(self.in_hand, timed_out);
         self.deadlines.begin(request, self.now);
 
-        let next = self.call_service(conn, request);
+        let (next, mut aborted) = self.call_service(conn, request);
         let mut then = match next {
             Next::Close => ControlFlow::Break(Outcome::Close),
             Next::Park if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
@@ -147,19 +157,26 @@ impl<S: Service> Attendant<S> {
             Next::Park if conn.has_ended() || timed_out => ControlFlow::Break(Outcome::Close),
             Next::Park => ControlFlow::Break(Outcome::Partial(Begun { due: self.deadlines.due(), ..request })),
         };
+        let is_over = !matches!(then, ControlFlow::Break(Outcome::Partial(_)));
+        aborted |= is_over && self.has_client_left(conn, request);
         if then.is_break()
             && let Err(error) = conn.flush()
         {
-            self.report(&error.into(), conn);
+            aborted |= self.is_client_gone(&error, conn);
+            if !aborted {
+                self.report(&error, conn);
+            }
             then = ControlFlow::Break(Outcome::Close);
         }
 
         self.deadlines.end();
         conn.end();
         self.now = Monotonic::now();
-        let is_over = !matches!(then, ControlFlow::Break(Outcome::Partial(_)));
         if is_over && self.deadlines.due().is_some_and(|due| due <= self.now) {
             self.tell_timed_out(conn, request.since, timed_out);
+        }
+        if aborted {
+            self.count_abort(conn, request);
         }
         if !self.cleanups.is_empty() {
             self.clean_up(conn.peer());
@@ -172,7 +189,8 @@ impl<S: Service> Attendant<S> {
         then
     }
 
-    fn call_service(&mut self, conn: &mut Conn, request: Begun) -> Next {
+    /// What becomes of the connection, and whether the service has failed because its client is gone.
+    fn call_service(&mut self, conn: &mut Conn, request: Begun) -> (Next, bool) {
         let mut cx = RequestCx {
             config: &self.config,
             birth: &self.birth,
@@ -181,19 +199,21 @@ impl<S: Service> Attendant<S> {
             draining: self.draining,
             since: request.since,
             deadlines: &self.deadlines,
+            in_hand: self.in_hand,
             cleanups: &self.cleanups,
         };
         let answered = conn.output_len();
         match catch(|| self.service.serve(conn, &mut cx)) {
-            Ok(Ok(next)) => return next,
-            Ok(Err(error)) => self.report(&error, conn),
+            Ok(Ok(next)) => return (next, false),
+            Ok(Err(error)) if self.is_client_gone(&*error, conn) => return (Next::Close, true),
+            Ok(Err(error)) => self.report(&*error, conn),
             Err(panic) => {
                 conn.forget_output_after(answered);
                 error!(self.log, "the service panicked, the connection is closed";
                     "panic" => %panic, "peer" => %conn.peer(), "label" => self.label());
             }
         }
-        Next::Close
+        (Next::Close, false)
     }
 
     /// The request is over, and so is its deadline: the cleanups have the time of a request of their own.
@@ -222,10 +242,39 @@ impl<S: Service> Attendant<S> {
         }
     }
 
-    /// A client that went away is everyday life; anything else is worth a look.
-    fn report(&self, error: &BoxError, conn: &Conn) {
-        if is_client_gone(error) {
-            debug!(self.log, "the client is gone"; "error" => %error, "label" => self.label());
+    // ---- clients that leave ----
+
+    /// Whether the client has left without waiting for the answer that is about to be sent. It is asked for only where
+    /// that takes long or a token has noticed it: nobody gives up at once, and a look costs a system call.
+    fn has_client_left(&self, conn: &Conn, request: Begun) -> bool {
+        let unanswered = conn.output_len() > 0;
+        let suspected = self.in_hand.line.has_seen_end()
+            || unanswered && request.since.after(LONG_ENOUGH_TO_GIVE_UP) <= Monotonic::now();
+        // It has ended in the middle of its request, and the service has nothing to say to that.
+        let broken_off = conn.has_ended() && !conn.has_consumed() && !unanswered;
+        broken_off || suspected && conn.has_left()
+    }
+
+    /// Whether an error says that the client is gone, and it is: errors of the same kind may come from elsewhere.
+    fn is_client_gone(&self, error: &(dyn Error + 'static), conn: &Conn) -> bool {
+        says_client_is_gone(error) && (conn.has_ended() || conn.peer_gone())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_abort(&mut self, conn: &Conn, request: Begun) {
+        self.aborted += 1;
+        self.record.set_aborted(self.aborted);
+        let elapsed = Monotonic::now().since(request.since);
+        info!(self.log, "a request was aborted, its client is gone";
+            "peer" => %conn.peer(), "label" => self.label(), "elapsed_ms" => elapsed.as_millis() as u64,
+            "aborted" => self.aborted);
+    }
+
+    /// A client that went away between two requests is everyday life; anything else is worth a look.
+    fn report(&self, error: &(dyn Error + 'static), conn: &Conn) {
+        if self.is_client_gone(error, conn) {
+            debug!(self.log, "the client is gone"; "error" => %error);
         } else {
             warn!(self.log, "a request failed, the connection is closed";
                 "error" => %error, "peer" => %conn.peer(), "label" => self.label());
@@ -237,9 +286,12 @@ impl<S: Service> Attendant<S> {
     }
 }
 
-fn is_client_gone(error: &BoxError) -> bool {
+/// Whether the error, or what it comes from, is of those that a client which leaves causes.
+fn says_client_is_gone(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+    let says = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
+        Some(error) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
+        None => error.downcast_ref::<Aborted>().is_some_and(|why| why.is_by_client()),
+    };
+    iter::successors(Some(error), |&error| error.source()).any(says)
 }

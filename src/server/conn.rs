@@ -17,9 +17,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{SockAddr, SockRef};
 
+use super::abort::PeerState;
 use super::in_hand::InHand;
 use super::input::Input;
 use crate::sys::clock::Monotonic;
+use crate::sys::hangup;
 use crate::sys::stream::{self, Wait};
 
 /// With more than this unsent, a write sends.
@@ -116,6 +118,25 @@ impl Conn {
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// Whether the client has sent its end (FIN) or is gone altogether (RST, or a Unix socket that is closed). Nothing is
+    /// read or written, so it can be asked in the middle of anything; it costs one system call that never waits.
+    ///
+    /// A client that only says "this is all I send" and waits for its answer looks the same over TCP: where there are such
+    /// clients, ask [`peer_state`](Self::peer_state).
+    pub fn peer_gone(&self) -> bool {
+        self.peer_state() != PeerState::Open
+    }
+
+    /// What is left of the client; as [`peer_gone`](Self::peer_gone), with the difference between one that sends no more and
+    /// one that is gone.
+    pub fn peer_state(&self) -> PeerState {
+        match hangup::look(self.socket.as_fd()) {
+            hangup::Peer::Open => PeerState::Open,
+            hangup::Peer::Finished => PeerState::Finished,
+            hangup::Peer::Gone => PeerState::Gone,
+        }
     }
 
     /// What was received and not yet consumed.
@@ -300,6 +321,7 @@ impl Conn {
     /// Begins a request, or goes on with one of which more has come.
     pub(super) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
         self.request = Some(request);
+        request.line.open(self.socket.as_fd());
         self.deadline = None;
         self.timed_out = timed_out;
         self.consumed = false;
@@ -307,8 +329,20 @@ impl Conn {
 
     /// No request of this connection is in hand any more.
     pub(super) fn end(&mut self) {
-        self.request = None;
+        if let Some(request) = self.request.take() {
+            request.line.close();
+        }
         self.deadline = None;
+    }
+
+    /// Whether the client has left, rather than said that it sends no more. Over TCP that is hard to tell: one that has
+    /// not been read to its end counts as gone.
+    pub(super) fn has_left(&self) -> bool {
+        match self.peer_state() {
+            PeerState::Open => false,
+            PeerState::Finished => !self.ended && matches!(self.peer(), Peer::Inet(_)),
+            PeerState::Gone => true,
+        }
     }
 
     /// Whether anything was consumed since the request began.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::clock::Monotonic;
+use crate::sys::hangup::Line;
 
 /// What a worker knows of the one request that it serves just now.
 ///
@@ -12,6 +13,8 @@ use crate::sys::clock::Monotonic;
 pub(super) struct InHand {
     /// In nanoseconds of [`Monotonic`]; zero: no deadline. Only the worker's own thread sets it.
     due: AtomicU64,
+    /// Its connection, to be watched.
+    pub(super) line: Line,
 }
 
 impl InHand {

@@ -1,5 +1,6 @@
 //! The pre-fork server: listeners, the user's service, workers and their supervision.
 
+mod abort;
 mod acceptor;
 mod address;
 mod attend;
@@ -34,6 +35,7 @@ mod testing;
 mod worker;
 mod worker_config;
 
+pub use abort::{AbortToken, Aborted, PeerState};
 pub use acceptor::Acceptor;
 pub use address::{
     AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath, UNIX_NAME_MAX,

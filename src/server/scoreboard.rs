@@ -48,6 +48,7 @@ mod at {
     pub(super) const TRACE_LENGTH: usize = LABEL_END;
     pub(super) const TRACE: usize = TRACE_LENGTH + 1;
     pub(super) const TRACE_END: usize = TRACE + super::TRACE_FRAMES;
+    pub(super) const ABORTED: usize = TRACE_END;
 }
 
 /// What a worker is doing.
@@ -82,6 +83,8 @@ pub(crate) struct Snapshot {
     pub(crate) state: WorkerState,
     /// Requests it has answered.
     pub(crate) requests: u64,
+    /// Requests whose client was gone before it had its answer.
+    pub(crate) aborted: u64,
     /// Connections it has accepted.
     pub(crate) connections: u64,
     /// Connections it holds parked now.
@@ -140,6 +143,7 @@ impl Board {
             generation: Generation(load(at::GENERATION) as u32),
             state: *WorkerState::ALL.get(load(at::STATE) as usize)?,
             requests: load(at::REQUESTS),
+            aborted: load(at::ABORTED),
             connections: load(at::CONNECTIONS),
             parked: load(at::PARKED),
             request_started: Monotonic::from_nanos(load(at::REQUEST_STARTED)),
@@ -219,6 +223,7 @@ impl Record {
         record.store(at::PEER, 0);
         record.store(at::TRACE_LENGTH, 0);
         record.set_requests(0);
+        record.set_aborted(0);
         record.set_connections(0);
         record.set_parked(0);
         record.set_state(WorkerState::Starting);
@@ -235,6 +240,10 @@ impl Record {
 
     pub(crate) fn set_requests(&self, count: u64) {
         self.store(at::REQUESTS, count);
+    }
+
+    pub(crate) fn set_aborted(&self, count: u64) {
+        self.store(at::ABORTED, count);
     }
 
     pub(crate) fn set_connections(&self, count: u64) {

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use slog::Logger;
 
+use super::abort::AbortToken;
 use super::acceptor::Acceptor;
 use super::cleanup::Cleanups;
 use super::conn::Conn;
 use super::deadline::Deadlines;
 use super::drain::{DrainNotice, MasterLink};
+use super::in_hand::InHand;
 use super::lock::{self, FileLock};
 use super::scoreboard::Record;
 use super::worker_config::{WorkerBirth, WorkerConfig};
@@ -204,6 +206,7 @@ pub struct RequestCx<'a> {
     pub(super) draining: bool,
     pub(super) since: Monotonic,
     pub(super) deadlines: &'a Deadlines,
+    pub(super) in_hand: &'static InHand,
     pub(super) cleanups: &'a Cleanups,
 }
 
@@ -313,6 +316,35 @@ impl RequestCx<'_> {
     /// As for [`lock`](Self::lock).
     pub fn lock_shared(&self, path: impl AsRef<Path>) -> io::Result<FileLock> {
         lock::wait_for(path.as_ref(), File::lock_shared, || self.in_time())
+    }
+
+    /// A token that flips by itself when the work for this request is in vain: at the client's end (FIN or RST), at the
+    /// request's deadline, at the latest when the request has ended.
+    ///
+    /// A request that does not ask for one pays nothing. The first token of a request costs a few system calls; from then on
+    /// until the request ends, whatever comes from the client interrupts the worker's thread with SIGIO for a moment: calls
+    /// that a signal makes fail even with SA_RESTART, such as poll(2) (signal(7)), may then give EINTR. The client's end is
+    /// seen behind the bytes that came before it, if they fit into the socket's buffer.
+    ///
+    /// ```
+    /// # use hatchery::server::{Conn, Next, RequestCx, Result};
+    /// # use std::io::Write;
+    /// fn serve(conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
+    ///     let abort = cx.abort_token()?;
+    ///     let mut sum = 0u64;
+    ///     for number in 0..1_000_000 {
+    ///         abort.check()?; // costs one load
+    ///         sum = sum.wrapping_mul(31).wrapping_add(number);
+    ///     }
+    ///     writeln!(conn, "{sum}")?;
+    ///     Ok(Next::Park)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of sigaction(2) and fcntl(2); `NotConnected` if the service has put another connection in the request's place.
+    pub fn abort_token(&self) -> io::Result<AbortToken> {
+        Ok(AbortToken::new(self.in_hand.line.watch(self.overdue())?))
     }
 
     /// For code that a signal has interrupted: whether to go on.

@@ -71,6 +71,7 @@ impl Bench {
             draining,
             since,
             deadlines: &self.deadlines,
+            in_hand: self.in_hand,
             cleanups: &self.cleanups,
         }
     }

@@ -86,6 +86,7 @@ impl<S: Service> Worker<S> {
                 buffers: Buffers::default(),
                 cleanups: Cleanups::default(),
                 requests: 0,
+                aborted: 0,
                 draining: false,
                 now: Monotonic::now(),
                 log: cx.log,

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::clock::Monotonic;
+use super::hangup;
 use super::trace;
 
 /// How soon the signal comes again once the soft moment has passed.
@@ -92,6 +93,7 @@ extern "C" fn on_alarm(_: libc::c_int) {
     } else if now.nanos() < soft {
         set_timer(soft);
     } else {
+        hangup::note_deadline();
         let hard = HARD.load(Ordering::Relaxed);
         if now.nanos() < hard {
             set_timer(now.after(AGAIN).nanos().min(hard));

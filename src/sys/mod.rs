@@ -8,6 +8,7 @@ pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod hangup;
 pub(crate) mod inherited;
 pub(crate) mod kernel;
 pub(crate) mod limits;

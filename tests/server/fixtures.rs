@@ -31,6 +31,7 @@ pub fn become_fixture() -> Option<ExitCode> {
             SigSet::all().thread_block().expect("signals can be blocked");
             Some(hatchery::serve::<Probe>())
         }
+        "aborts" => Some(hatchery::serve::<crate::aborts::Fixture>()),
         "cleanups" => Some(hatchery::serve::<crate::cleanups::Fixture>()),
         "subprocesses" => Some(hatchery::serve::<crate::subprocesses::Fixture>()),
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),

@@ -19,6 +19,7 @@ macro_rules! trials {
     };
 }
 
+mod aborts;
 mod boot;
 mod cleanups;
 mod command;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     }
     support::adopt_orphans();
     let subjects = [
+        aborts::tests(),
         boot::tests(),
         cleanups::tests(),
         command::tests(),

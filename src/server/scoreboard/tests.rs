@@ -17,6 +17,7 @@ fn a_reader_sees_what_the_worker_wrote() {
     let record = Record::map(board.as_fd(), &birth, 4321).unwrap();
     record.set_state(WorkerState::Busy);
     record.set_requests(5);
+    record.set_aborted(1);
     record.set_connections(4);
     record.set_parked(3);
     record.begin_request(started, Peer::Unix);
@@ -29,6 +30,7 @@ fn a_reader_sees_what_the_worker_wrote() {
         generation: Generation(2),
         state: WorkerState::Busy,
         requests: 5,
+        aborted: 1,
         connections: 4,
         parked: 3,
         request_started: Some(started),

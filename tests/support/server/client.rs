@@ -1,9 +1,13 @@
 //! A client: lines and HTTP over TCP and Unix sockets.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 use super::PATIENCE;
 
@@ -37,8 +41,8 @@ impl Answer {
     }
 }
 
-trait Socket: Read + Write + Send {}
-impl<T: Read + Write + Send> Socket for T {}
+trait Socket: Read + Write + Send + AsFd {}
+impl<T: Read + Write + Send + AsFd> Socket for T {}
 
 /// A connection.
 pub struct Client {
@@ -77,6 +81,22 @@ impl Client {
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.socket.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn half_close(&self) {
+        SockRef::from(&self.socket.get_ref().as_fd()).shutdown(Shutdown::Write).expect("a connected socket");
+    }
+
+    /// Leaves by a reset (TCP): closes without waiting for anything.
+    pub fn reset(self) {
+        let linger = SockRef::from(&self.socket.get_ref().as_fd()).set_linger(Some(Duration::ZERO));
+        linger.expect("a TCP socket");
+    }
+
+    /// Waits until something comes.
+    pub fn first_byte(&mut self) -> io::Result<u8> {
+        self.socket.fill_buf()?.first().copied().ok_or_else(|| ErrorKind::UnexpectedEof.into())
     }
 
     /// Asks and leaves the connection open.
