@@ -20,25 +20,28 @@ unsafe extern "C" {
     fn _Unwind_GetIPInfo(frame: *mut c_void, before_instruction: *mut c_int) -> usize;
 }
 
-// Where the call stack is left: the number of frames first, then the frames.
-static PLACE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-static PLACE_LENGTH: AtomicUsize = AtomicUsize::new(0);
+const NOWHERE: usize = usize::MAX;
+
+// Where the call stack is left: the number of frames first, then the frames. Neither begins as zero, or it would stand in .bss,
+// and so on a page of which a worker has no copy of its own yet.
+static PLACE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::dangling_mut());
+static PLACE_LENGTH: AtomicUsize = AtomicUsize::new(NOWHERE);
 
 /// From now on [`leave`] leaves the call stack there: the number of its frames first, then the frames.
 pub(crate) fn keep_in(place: &'static [AtomicU64]) {
-    PLACE_LENGTH.store(place.len(), Ordering::Relaxed);
-    PLACE.store(place.as_ptr().cast_mut(), Ordering::Release);
+    PLACE.store(place.as_ptr().cast_mut(), Ordering::Relaxed);
+    PLACE_LENGTH.store(place.len(), Ordering::Release);
 }
 
 /// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in a signal
 /// handler by a process that ends soon after, whether or not this comes to an end.
 pub(crate) fn leave() {
-    let place = PLACE.load(Ordering::Acquire);
-    if place.is_null() {
+    let length = PLACE_LENGTH.load(Ordering::Acquire);
+    if length == NOWHERE {
         return;
     }
-    // SAFETY: pointer and length are those of a static slice, stored by `keep_in`, the length before the pointer.
-    let place = unsafe { slice::from_raw_parts(place, PLACE_LENGTH.load(Ordering::Relaxed)) };
+    // SAFETY: pointer and length are those of a static slice, stored by `keep_in`, the pointer before the length.
+    let place = unsafe { slice::from_raw_parts(PLACE.load(Ordering::Relaxed), length) };
     if let [count, frames @ ..] = place {
         count.store(capture(frames) as u64, Ordering::Relaxed);
     }
