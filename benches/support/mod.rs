@@ -13,6 +13,7 @@ mod process;
 mod rounds;
 mod run;
 mod server;
+mod trace;
 mod wrk;
 
 pub use compile::{Linking, build_limit};
@@ -22,7 +23,8 @@ pub use peers::{apache, find, nginx};
 pub use process::run_to_end;
 pub use rounds::{Aim, Column, Comparison, Contender, Sample, figure};
 pub use run::{Options, run};
-pub use server::{Server, hatchery, limit_server};
+pub use server::{Server, hatchery, hatchery_with, limit_server};
+pub use trace::Count;
 pub use wrk::{Connections, Load, load};
 
 /// The errors of a bench are read by people alone.

@@ -86,9 +86,14 @@ impl Server {
 
 /// Our own `hello`, with the release binary that cargo built beside this bench.
 pub fn hatchery(workers: u32) -> Result<Server> {
+    hatchery_with(workers, &[])
+}
+
+/// The same, with further flags.
+pub fn hatchery_with(workers: u32, flags: &[&str]) -> Result<Server> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hatchery"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()]);
-    command.args(["--log-format", "json", "--log-level", "info"]);
+    command.args(["--log-format", "json", "--log-level", "info"]).args(flags);
     Server::that_tells(&mut command, Lines::OnStderr, |line| match json_text(line, "msg")? {
         "listening" => json_text(line, "address")?.parse().ok().map(Sign::Listening),
         "serving" => Some(Sign::Serving),

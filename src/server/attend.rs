@@ -170,7 +170,9 @@ impl<S: Service> Attendant<S> {
         }
 
         self.deadlines.end();
-        conn.end();
+        conn.end(is_over);
+        // The service may have put another connection in this one's place.
+        self.in_hand.last_words.close();
         self.now = Monotonic::now();
         if is_over && self.deadlines.due().is_some_and(|due| due <= self.now) {
             self.tell_timed_out(conn, request.since, timed_out);

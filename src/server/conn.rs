@@ -39,6 +39,10 @@ pub struct Conn {
     output: Vec<u8>,
     /// The request in hand, while this connection is served.
     request: Option<&'static InHand>,
+    /// So much at the output's front answers earlier requests.
+    earlier: usize,
+    /// Something that is no earlier answer was handed to the socket.
+    response_begun: bool,
     /// What was set beside the request's deadline.
     deadline: Option<Monotonic>,
     /// The peer has sent its last byte.
@@ -107,6 +111,8 @@ impl Conn {
             input: Input::default(),
             output: Vec::new(),
             request: None,
+            earlier: 0,
+            response_begun: false,
             deadline: None,
             ended: false,
             timed_out: false,
@@ -268,13 +274,42 @@ impl Conn {
         self.due().is_some_and(|due| due <= Monotonic::now())
     }
 
+    /// Says that the response has begun, so that nobody says last words after it. What is written to the connection
+    /// tells it by itself; a service that sends through the descriptor ([`as_fd`](AsFd::as_fd)) calls this before.
+    pub fn begin_response(&mut self) {
+        if let Some(request) = self.request.filter(|_| !self.response_begun) {
+            self.response_begun = true;
+            request.last_words.close();
+        }
+    }
+
     fn send_output(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        if self.output.len() > self.earlier {
+            self.begin_response();
+            return self.send_all();
+        }
+        // A worker that dies in the middle of these answers cannot tell what of them is sent.
+        if let Some(request) = self.request {
+            request.last_words.hush();
+        }
+        let result = self.send_all();
+        if let Some(request) = self.request {
+            request.last_words.resume(&self.output);
+        }
+        result
+    }
+
+    fn send_all(&mut self) -> io::Result<()> {
         let mut sent = 0;
         let mut result = Ok(());
         while sent < self.output.len() && result.is_ok() {
             result = self.send(&self.output[sent..]).map(|count| sent += count);
         }
         self.output.drain(..sent);
+        self.earlier = self.earlier.saturating_sub(sent);
         result
     }
 
@@ -322,16 +357,22 @@ impl Conn {
     pub(super) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
         self.request = Some(request);
         request.line.open(self.socket.as_fd());
+        self.earlier = self.output.len();
+        if !self.response_begun {
+            request.last_words.open(self.socket.as_fd(), &self.output);
+        }
         self.deadline = None;
         self.timed_out = timed_out;
         self.consumed = false;
     }
 
-    /// No request of this connection is in hand any more.
-    pub(super) fn end(&mut self) {
+    /// No request of this connection is in hand any more. `over`: nor is one incomplete.
+    pub(super) fn end(&mut self, over: bool) {
         if let Some(request) = self.request.take() {
             request.line.close();
+            request.last_words.close();
         }
+        self.response_begun &= !over;
         self.deadline = None;
     }
 
@@ -391,6 +432,14 @@ pub(super) struct Buffers {
     output: Vec<u8>,
 }
 
+/// A service may have put another connection in this one's place, and drop this one in the middle of its
+/// request: its descriptor is soon another's.
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.end(true);
+    }
+}
+
 impl Read for Conn {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(into)?;
@@ -418,6 +467,7 @@ impl Write for Conn {
             self.send_output()?;
         }
         if bytes.len() > MUCH_OUTPUT {
+            self.begin_response();
             return self.send(bytes);
         }
         self.output.extend_from_slice(bytes);

@@ -18,6 +18,7 @@ use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use crate::proc::{CallCx, Channel, Registry, RunCx};
+use crate::sys::crash;
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -98,6 +99,7 @@ fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<Preloaded<S::Pr
     let generation = decode(cx.args, 0)?;
     set_process_name(&format!("hatch-tmpl g{generation}"));
     end_with_parent(decode(cx.args, 1)?)?;
+    crash::note_handlers()?;
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
     let preload = Preloaded { built: Box::leak(Box::new(built)), template: nix::unistd::getpid().as_raw() };

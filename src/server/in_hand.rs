@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::clock::Monotonic;
 use crate::sys::hangup::Line;
+use crate::sys::last_words::LastWords;
 
 /// What a worker knows of the one request that it serves just now.
 ///
@@ -15,6 +16,8 @@ pub(super) struct InHand {
     due: AtomicU64,
     /// Its connection, to be watched.
     pub(super) line: Line,
+    /// What its client is told if it ends with the worker.
+    pub(super) last_words: LastWords,
 }
 
 impl InHand {

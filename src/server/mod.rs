@@ -17,6 +17,7 @@ mod ids;
 mod in_hand;
 mod inheritance;
 mod input;
+mod last_words;
 mod listener;
 mod lock;
 #[cfg(feature = "cli")]
@@ -31,7 +32,7 @@ pub mod services;
 mod socket_file;
 mod supervisor;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod worker;
 mod worker_config;
 
@@ -52,6 +53,7 @@ pub(crate) use ids::WorkerId;
 pub use ids::{Generation, Slot};
 #[cfg(feature = "cli")]
 pub(crate) use inheritance::decline;
+pub use last_words::LastWords;
 #[cfg(feature = "cli")]
 pub(crate) use listener::resolves;
 pub use listener::{BACKLOG, Listener};

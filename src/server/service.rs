@@ -17,6 +17,7 @@ use super::conn::Conn;
 use super::deadline::Deadlines;
 use super::drain::{DrainNotice, MasterLink};
 use super::in_hand::InHand;
+use super::last_words::LastWords;
 use super::lock::{self, FileLock};
 use super::scoreboard::Record;
 use super::worker_config::{WorkerBirth, WorkerConfig};
@@ -254,6 +255,28 @@ impl RequestCx<'_> {
     /// Those of [`deadline`](Self::deadline).
     pub fn extend(&self, by: Duration) -> io::Result<()> {
         Ok(self.deadlines.move_to(Monotonic::now().after(by))?)
+    }
+
+    /// What the client is told if this request takes its worker with it: by a hard deadline, or by a crash (SIGSEGV,
+    /// SIGBUS, SIGILL, SIGFPE, SIGABRT, a stack that overflows), of whichever thread. The bytes are sent as they are, and
+    /// the connection is closed; so they are a whole answer, or what ends one.
+    ///
+    /// Nothing is said once a byte of the response was sent: then the connection is cut, so a client never reads two
+    /// answers in one. Answers to earlier requests of the connection go out first. Without a call of this, or where the
+    /// client's side takes no more, the connection is cut too. A handler for one of the signals that the service has
+    /// installed itself stays in its place, and says nothing of this. It costs no system call.
+    ///
+    /// ```
+    /// # use std::io::Write;
+    /// # use hatchery::server::{Conn, LastWords, Next, RequestCx, Result};
+    /// # fn serve(conn: &mut Conn, cx: &mut RequestCx) -> Result<Next> {
+    /// cx.last_words(b"ERR the server has failed\n");
+    /// cx.last_words(LastWords { deadline: b"ERR too slow\n", crash: b"ERR crashed\n" });
+    /// # Ok(Next::Close)
+    /// # }
+    /// ```
+    pub fn last_words(&self, words: impl Into<LastWords>) {
+        self.in_hand.last_words.set(words.into().into());
     }
 
     /// When the request must have ended; none: whenever it likes.

@@ -41,7 +41,7 @@ pub(crate) fn record(board: &Board) -> Record {
 pub(crate) struct Bench {
     pub(crate) board: Board,
     pub(crate) config: WorkerConfig,
-    pub(crate) in_hand: &'static InHand,
+    pub(in crate::server) in_hand: &'static InHand,
     birth: WorkerBirth,
     record: Record,
     deadlines: Deadlines,

@@ -31,6 +31,7 @@ use super::in_hand::InHand;
 use super::parked::{Guest, Key, Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::Monotonic;
+use crate::sys::{crash, last_words};
 
 /// So many connections that are over at once are accepted before the others get their turn.
 const ACCEPTS_IN_A_ROW: usize = 8;
@@ -72,6 +73,8 @@ impl<S: Service> Worker<S> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&cx.notice, Token::Notice.event(EpollFlags::EPOLLIN))?;
         let in_hand = InHand::of_worker();
+        last_words::adopt(&in_hand.last_words);
+        crash::install()?;
         let deadlines = Deadlines::new(&cx.config, in_hand, cx.record)?;
         let worker = Self {
             attendant: Attendant {

@@ -4,8 +4,8 @@
 //! timer is set only when none is pending that fires early enough, so a busy thread sets it once and
 //! the handler, when it comes too early, sets it again for what is left. From the soft moment on the
 //! handler comes every few milliseconds until the work ends: a signal that lands just before a
-//! blocking call does not interrupt that call, the next one does. At the hard moment the signal gets
-//! its default action and ends the process.
+//! blocking call does not interrupt that call, the next one does. At the hard moment the handler says
+//! the last words, and the signal gets its default action and ends the process.
 
 use std::mem;
 use std::ptr;
@@ -17,6 +17,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::clock::Monotonic;
 use super::hangup;
+use super::last_words::{self, Cause};
 use super::trace;
 
 /// How soon the signal comes again once the soft moment has passed.
@@ -104,8 +105,9 @@ extern "C" fn on_alarm(_: libc::c_int) {
     Errno::set_raw(errno);
 }
 
-/// Ends the process by SIGALRM; what it still has to say to its client belongs at the start of this.
+/// Ends the process by SIGALRM, after its last words to the client.
 fn die() {
+    last_words::speak(Cause::Deadline);
     // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
     unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
     // From here on the signal ends the process at once, so that no walk over a broken stack can last.

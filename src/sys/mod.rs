@@ -5,12 +5,14 @@
 
 pub(crate) mod alarm;
 pub(crate) mod clock;
+pub(crate) mod crash;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod hangup;
 pub(crate) mod inherited;
 pub(crate) mod kernel;
+pub(crate) mod last_words;
 pub(crate) mod limits;
 pub(crate) mod memfd;
 #[cfg(feature = "cli")]

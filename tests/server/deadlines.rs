@@ -11,7 +11,6 @@ use crate::support::{Launch, Server};
 pub fn tests() -> Vec<Trial> {
     trials!["deadlines":
         a_sleeping_request_gets_504_and_its_worker_lives_on,
-        a_spinning_request_takes_its_worker_which_is_replaced,
         a_slow_head_gets_408,
         a_stalled_body_beyond_the_buffer_gets_408_and_its_worker_lives_on,
         five_hundred_dribbling_clients_keep_nobody_from_being_answered,
@@ -29,18 +28,6 @@ fn a_sleeping_request_gets_504_and_its_worker_lives_on() {
     assert_eq!(server.get("/fault/sleep?ms=60000").status, 504);
     assert_eq!(server.get("/").pid(), pid);
     assert_eq!(server.workers_ever(0), [pid]);
-}
-
-fn a_spinning_request_takes_its_worker_which_is_replaced() {
-    let limits = ["--request-timeout", "200ms", "--request-kill-after", "100ms"];
-    let server = Launch::hatchery().args(["--workers", "1", "--faults"]).args(limits).start();
-    let pid = server.get("/").pid();
-    let mut client = server.client();
-    client.ask("/fault/spin?ms=60000").expect("a request");
-    let end = server.log.wait("its end", |record| record.is_about("worker exited", pid));
-    assert_eq!(end.str("why"), "was killed by signal 14");
-    assert!(client.answer().is_err());
-    assert_eq!(server.get("/").pid(), server.successor(0, pid));
 }
 
 fn a_slow_head_gets_408() {

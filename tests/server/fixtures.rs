@@ -11,11 +11,14 @@ use std::num::ParseIntError;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hatchery::proc::Registry;
 use hatchery::server::{self, Config, LogFormat, LogLevel, Workers, host, stderr_logger};
-use hatchery::server::{Conn, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
+use hatchery::server::{Conn, LastWords, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -140,6 +143,7 @@ struct Probe {
 
 struct Preloaded {
     table: Vec<u64>,
+    bus_signals: Arc<AtomicUsize>,
 }
 
 impl Service for Probe {
@@ -147,17 +151,24 @@ impl Service for Probe {
 
     fn preload(cx: &PreloadCx) -> Result<Preloaded> {
         obey(cx.arg_opt("orders"), "preload")?;
+        let bus_signals = Arc::default();
+        if cx.arg_opt("heeds-bus-from") == Some("preload") {
+            count_bus_signals(&bus_signals)?;
+        }
         if let Some(orders) = cx.arg_opt("orders") {
             let path = PathBuf::from(orders).join("preloads");
             let mut file = OpenOptions::new().append(true).create(true).open(path)?;
             file.write_all(format!("{}\n", cx.generation()).as_bytes())?;
         }
-        Ok(Preloaded { table: (0..100_000).collect() })
+        Ok(Preloaded { table: (0..100_000).collect(), bus_signals })
     }
 
     fn start(preloaded: &'static Preloaded, cx: &WorkerCx) -> Result<Probe> {
         obey(cx.arg_opt("orders"), "start")?;
         obey(cx.arg_opt("orders"), &format!("start-{}", cx.slot()))?;
+        if cx.arg_opt("heeds-bus-from") == Some("start") {
+            count_bus_signals(&preloaded.bus_signals)?;
+        }
         Ok(Probe { preloaded, random: RandomState::new() })
     }
 
@@ -172,6 +183,7 @@ impl Service for Probe {
             // Not a constant for the compiler: the bytes are to be read from the image.
             "version" => writeln!(conn, "{}", std::hint::black_box(VERSION))?,
             "panic" => panic!("as ordered"),
+            "bus-signals" => writeln!(conn, "{}", self.preloaded.bus_signals.load(Ordering::Relaxed))?,
             order => carry_out(order, conn, cx)?,
         }
         Ok(Next::Park)
@@ -200,11 +212,28 @@ fn carry_out(order: &str, conn: &mut Conn, cx: &RequestCx<'_>) -> Result<()> {
                 std::thread::park();
             }
         }
+        ["crash"] => raise(Signal::SIGSEGV)?,
+        ["say", "crashed", "or", "late", "and", end] => {
+            cx.deadline(Duration::from_millis(50))?;
+            cx.last_words(LastWords { deadline: b"late\n", crash: b"crashed\n" });
+            match end {
+                "crash" => raise(Signal::SIGSEGV)?,
+                "raise-bus" => raise(Signal::SIGBUS)?,
+                "abort-in-a-thread" => drop(thread::spawn(|| std::process::abort()).join()),
+                _ => spin(),
+            }
+            writeln!(conn, "it passed")?;
+        }
+        ["begin", "and", "spin", "within", limit] => {
+            cx.deadline(ms(limit)?)?;
+            cx.last_words(b"these come too late\n");
+            writeln!(conn, "it begins")?;
+            conn.flush()?;
+            spin();
+        }
         ["spin", "within", limit] => {
             cx.deadline(ms(limit)?)?;
-            loop {
-                std::hint::spin_loop();
-            }
+            spin();
         }
         ["pieces", count, "every", span, "extending", by] => {
             for piece in 0..count.parse::<u32>()? {
@@ -220,6 +249,18 @@ fn carry_out(order: &str, conn: &mut Conn, cx: &RequestCx<'_>) -> Result<()> {
         }
         _ => writeln!(conn, "there is no question {order:?}")?,
     }
+    Ok(())
+}
+
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// A handler of the service's own.
+fn count_bus_signals(count: &Arc<AtomicUsize>) -> Result<()> {
+    signal_hook::flag::register_usize(Signal::SIGBUS as i32, Arc::clone(count), 1)?;
     Ok(())
 }
 

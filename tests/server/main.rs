@@ -26,6 +26,7 @@ mod command;
 mod crash_loops;
 mod deadlines;
 mod descriptors;
+mod last_words;
 mod listeners;
 mod logs;
 mod pid_files;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         deadlines::tests(),
         crash_loops::tests(),
         descriptors::tests(),
+        last_words::tests(),
         listeners::tests(),
         logs::tests(),
         pid_files::tests(),

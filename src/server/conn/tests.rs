@@ -1,10 +1,12 @@
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
 use super::*;
 use crate::server::Acceptor;
 use crate::server::testing::conn_pair;
+use crate::sys::last_words::Words;
 
 #[test]
 fn lines_lose_their_ends_and_the_last_needs_none() {
@@ -168,6 +170,69 @@ fn an_accepted_tcp_connection_knows_its_peer_and_sends_without_delay() {
 #[test]
 fn a_socket_that_does_not_listen_is_no_acceptor() {
     let (conn, _client) = conn_pair();
-    let error = Acceptor::from_fd(conn.socket, "fd:3".to_owned()).unwrap_err();
+    let error = Acceptor::from_fd(conn.as_fd().try_clone_to_owned().unwrap(), "fd:3".to_owned()).unwrap_err();
     assert_eq!(error.to_string(), "the socket of fd:3 does not listen");
+}
+
+/// A connection with an unsent answer to an earlier request, and the next request in hand with words.
+fn second_request(earlier: &[u8]) -> (Conn, UnixStream, &'static InHand) {
+    let (mut conn, client) = conn_pair();
+    conn.write_all(earlier).unwrap();
+    let in_hand = InHand::of_worker();
+    conn.begin(in_hand, false);
+    in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
+    assert!(in_hand.last_words.is_ready());
+    (conn, client, in_hand)
+}
+
+#[test]
+fn last_words_are_ready_until_the_first_byte_of_the_response_is_sent() {
+    let (mut conn, _client, in_hand) = second_request(b"");
+    conn.write_all(b"answer").unwrap();
+    assert!(in_hand.last_words.is_ready(), "nothing is sent yet");
+    conn.flush().unwrap();
+    assert!(!in_hand.last_words.is_ready());
+    in_hand.last_words.set(Words { deadline: b"too late", crash: b"too late" });
+    assert!(!in_hand.last_words.is_ready());
+    // A request that stays incomplete after it has said something is still that request.
+    for (over, ready) in [(false, false), (true, true)] {
+        conn.end(over);
+        conn.begin(in_hand, false);
+        in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
+        assert_eq!(in_hand.last_words.is_ready(), ready);
+    }
+}
+
+#[test]
+fn a_write_that_is_sent_at_once_begins_the_response_too() {
+    let (mut conn, mut client, in_hand) = second_request(b"earlier");
+    let reader = thread::spawn(move || {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).map(|_| got)
+    });
+    conn.write_all(&[b'x'; MUCH_OUTPUT + 1]).unwrap();
+    assert!(!in_hand.last_words.is_ready());
+    drop(conn);
+    assert_eq!(reader.join().unwrap().unwrap().len(), "earlier".len() + MUCH_OUTPUT + 1);
+}
+
+#[test]
+fn earlier_answers_that_are_sent_leave_the_words_ready() {
+    let (mut conn, mut client, in_hand) = second_request(b"earlier");
+    conn.flush().unwrap();
+    assert!(in_hand.last_words.is_ready());
+    let mut earlier = [0; 7];
+    client.read_exact(&mut earlier).unwrap();
+    conn.begin_response();
+    assert!(!in_hand.last_words.is_ready(), "somebody sends through the descriptor");
+}
+
+#[test]
+fn last_words_end_with_the_request_and_with_the_connection() {
+    let (mut conn, _client, in_hand) = second_request(b"");
+    conn.end(true);
+    assert!(!in_hand.last_words.is_ready());
+    let (conn, _client, in_hand) = second_request(b"");
+    drop(conn);
+    assert!(!in_hand.last_words.is_ready());
 }

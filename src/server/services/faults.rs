@@ -5,6 +5,7 @@
 //! `hello` has these routes only with the argument `faults=true`; they are for whoever may stop the
 //! server anyway.
 
+use std::hint::black_box;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,7 +28,12 @@ pub(super) enum Fault {
     /// Computes and never asks for anything.
     Spin(Duration),
     Panic,
-    Segv,
+    /// Gets a signal that ends it.
+    Raise(Signal),
+    /// The same, in the middle of an answer.
+    BreakOff,
+    /// Calls itself until its stack is full.
+    Overflow,
     Abort,
     Exit(i32),
     /// Keeps so many MiB for as long as the worker lives.
@@ -60,7 +66,12 @@ impl Fault {
             "sleep" => query.duration().map(Fault::Sleep),
             "spin" => query.duration().map(Fault::Spin),
             "panic" => Ok(Fault::Panic),
-            "segv" => Ok(Fault::Segv),
+            "segv" => Ok(Fault::Raise(Signal::SIGSEGV)),
+            "bus" => Ok(Fault::Raise(Signal::SIGBUS)),
+            "ill" => Ok(Fault::Raise(Signal::SIGILL)),
+            "fpe" => Ok(Fault::Raise(Signal::SIGFPE)),
+            "break-off" => Ok(Fault::BreakOff),
+            "overflow" => Ok(Fault::Overflow),
             "abort" => Ok(Fault::Abort),
             "exit" => query.number("code", MAX_CODE).map(|code| Fault::Exit(code as i32)),
             "leak" => query.number("mb", MAX_MB).map(|mb| Fault::Leak(mb as usize)),
@@ -131,7 +142,9 @@ impl Faults {
             Fault::Sleep(how_long) => sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n")),
             Fault::Spin(how_long) => Ok(spin(*how_long)),
             Fault::Panic => panic!("asked for by /fault/panic"),
-            Fault::Segv => segv(),
+            Fault::Raise(signal) => raise_until_dead(*signal),
+            Fault::BreakOff => raise_until_dead(Signal::SIGSEGV),
+            Fault::Overflow => Ok(format!("came back from {} levels down\n", descend(1))),
             Fault::Abort => std::process::abort(),
             Fault::Exit(code) => std::process::exit(*code),
             Fault::Leak(mebibytes) => self.leak(*mebibytes),
@@ -173,12 +186,18 @@ fn spin(how_long: Duration) -> String {
     format!("spun {how_long:?}\n")
 }
 
-/// Rust's own handler for stack overflows takes the first signal and restores the default course;
-/// so it is raised again.
-fn segv() -> io::Result<String> {
+/// Where Rust's own handler for stack overflows is in place, it takes the first SEGV or BUS and restores the
+/// default course; so it is raised again.
+fn raise_until_dead(signal: Signal) -> io::Result<String> {
     loop {
-        raise(Signal::SIGSEGV)?;
+        raise(signal)?;
     }
+}
+
+/// No optimisation makes a loop of it: each level's block is wanted after the next has come back.
+fn descend(level: u64) -> u64 {
+    let block = black_box([level; 128]);
+    if level == u64::MAX { level } else { descend(level + 1).min(black_box(&block)[0]) }
 }
 
 fn hold_lock(path: &PathBuf, hold: Duration, cx: &RequestCx<'_>) -> io::Result<String> {

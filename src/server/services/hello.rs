@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Write};
 use super::exchange::{Exchange, Intake, SLOW_HEAD};
 use super::faults::{Fault, Faults};
 use super::http::date::DateClock;
+use super::http::last_words::last_words;
 use super::http::response::{Answer, Prepared, Status};
 use super::http::{self, Head, Parsed, Persistence, Refusal};
 use crate::proc::caught::catch;
@@ -83,6 +84,7 @@ impl Hello {
             Err(refusal) => return self.refuse(conn, refusal).map(Some),
         };
         cx.label(head.label);
+        cx.last_words(last_words(head.is_head()));
         let exchange = Exchange::new(&head, cx.draining());
         match self.route(&head) {
             Route::Nobody(answer) if exchange.asks_first() => self.decline(conn, &answer, exchange).map(Some),
@@ -140,6 +142,9 @@ impl Hello {
         let Some(faults) = &mut self.faults else {
             return Ok(());
         };
+        if *fault == Fault::BreakOff {
+            break_off(conn)?;
+        }
         let (status, why, error): (_, _, BoxError) = match catch(|| faults.commit(fault, cx)) {
             Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
             Ok(Err(error)) => {
@@ -172,6 +177,12 @@ impl Hello {
         conn.write_all(&bytes[..bytes.len() - body])?;
         Ok(())
     }
+}
+
+/// Begins an answer, of which the worker will not live to send the rest.
+fn break_off(conn: &mut Conn) -> Result<()> {
+    conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\nto be")?;
+    Ok(conn.flush()?)
 }
 
 fn not_found() -> Route {

@@ -14,6 +14,7 @@
 pub(crate) mod body;
 pub(crate) mod date;
 mod fields;
+pub(crate) mod last_words;
 pub(crate) mod response;
 mod target;
 
