@@ -94,6 +94,20 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     graceful_timeout: Option<String>,
 
+    /// After so many requests a worker is followed by another, give or take a fifth less; `off` for never [default: off]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    max_requests: Option<String>,
+
+    /// After so much time a worker is followed by another, give or take a fifth less; 1ms to 1day (with a unit), or
+    /// `off` for never [default: off]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    max_age: Option<String>,
+
+    /// With so much resident memory, what it shares with its template included, a worker is followed by another, give
+    /// or take a fifth less; a number with B, KiB, MiB or GiB, or `off` for never [default: off]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    max_memory: Option<String>,
+
     /// How many workers may fail (never be ready, or die at once), and within which time, before the
     /// server is degraded: it then keeps those that are ready and tries one more at a time. Such as
     /// 20/1m; `off` for no limit; `usual` for six and two for each worker within a minute [default: usual]
@@ -177,6 +191,9 @@ impl From<ServerArgs> for Asked {
             idle_timeout: one(args.idle_timeout, "--idle-timeout"),
             start_timeout: one(args.start_timeout, "--start-timeout"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
+            max_requests: one(args.max_requests, "--max-requests"),
+            max_age: one(args.max_age, "--max-age"),
+            max_memory: one(args.max_memory, "--max-memory"),
             restart_budget: one(args.restart_budget, "--restart-budget"),
             max_surge: one(args.max_surge, "--max-surge"),
             upgrade_timeout: one(args.upgrade_timeout, "--upgrade-timeout"),

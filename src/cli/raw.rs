@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -26,6 +27,9 @@ pub(super) struct RawConfig {
     pub(super) idle_timeout: Option<Given>,
     pub(super) start_timeout: Option<Given>,
     pub(super) graceful_timeout: Option<Given>,
+    pub(super) max_requests: Option<Given>,
+    pub(super) max_age: Option<Given>,
+    pub(super) max_memory: Option<Given>,
     pub(super) restart_budget: Option<Given>,
     pub(super) max_surge: Option<Given>,
     pub(super) upgrade_timeout: Option<Given>,
@@ -93,6 +97,9 @@ impl RawConfig {
             idle_timeout: read_or(self.idle_timeout, "idle-timeout", time_limit, usual.idle_timeout)?,
             start_timeout: read_or(self.start_timeout, "start-timeout", start_limit, usual.start_timeout)?,
             graceful_timeout: read_or(self.graceful_timeout, "graceful-timeout", patience, usual.graceful_timeout)?,
+            max_requests: read_or(self.max_requests, "max-requests", or_off(max_requests), usual.max_requests)?,
+            max_age: read_or(self.max_age, "max-age", time_limit, usual.max_age)?,
+            max_memory: read_or(self.max_memory, "max-memory", or_off(parsed), usual.max_memory)?,
             restart_budget: read_or(self.restart_budget, "restart-budget", restart_budget, usual.restart_budget)?,
             max_surge: read_or(self.max_surge, "max-surge", parsed, usual.max_surge)?,
             upgrade_timeout: read_or(self.upgrade_timeout, "upgrade-timeout", start_limit, usual.upgrade_timeout)?,
@@ -170,6 +177,15 @@ fn patience(text: &str) -> Result<Duration, String> {
         patience if patience <= LONGEST => Ok(patience),
         _ => Err("it is from 0s to 1day".to_owned()),
     }
+}
+
+/// What is read by `reader`, or `off`, which is none.
+fn or_off<T>(reader: impl FnOnce(&str) -> Result<T, String>) -> impl FnOnce(&str) -> Result<Option<T>, String> {
+    |text| if text == "off" { Ok(None) } else { reader(text).map(Some).map_err(|error| format!("{error}, or `off`")) }
+}
+
+fn max_requests(text: &str) -> Result<NonZeroU64, String> {
+    text.parse().map_err(|_| "it is a number from 1 on".to_owned())
 }
 
 fn restart_budget(text: &str) -> Result<RestartBudget, String> {

@@ -25,6 +25,9 @@ impl Display for Shown<'_> {
         writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
         writeln!(f, "start-timeout = {}", limit(Some(config.start_timeout)))?;
         writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;
+        writeln!(f, "max-requests = {}", or_off(config.max_requests))?;
+        writeln!(f, "max-age = {}", limit(config.max_age))?;
+        writeln!(f, "max-memory = {}", or_off(config.max_memory))?;
         match config.restart_budget {
             RestartBudget::Usual => writeln!(f, "restart-budget = usual")?,
             RestartBudget::Exactly { failures, window } => {
@@ -45,4 +48,8 @@ impl Display for Shown<'_> {
 
 fn limit(limit: Option<Duration>) -> String {
     limit.map_or("off".to_owned(), |limit| humantime::format_duration(limit).to_string())
+}
+
+fn or_off(value: Option<impl Display>) -> String {
+    value.map_or("off".to_owned(), |value| value.to_string())
 }

@@ -1,10 +1,11 @@
 //! What the command line promises.
 
 use std::cell::Cell;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
-use crate::server::{LogFormat, LogLevel, RestartBudget};
+use crate::server::{Bytes, LogFormat, LogLevel, RestartBudget};
 
 fn arguments(line: &[&str]) -> Vec<OsString> {
     std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
@@ -43,6 +44,9 @@ fn every_flag_reaches_the_configuration() {
         "--idle-timeout=off",
         "--start-timeout=5s",
         "--graceful-timeout=0s",
+        "--max-requests=10000",
+        "--max-age=1h",
+        "--max-memory=200MiB",
         "--restart-budget=5/10s",
         "--max-surge=3",
         "--upgrade-timeout=2m",
@@ -63,6 +67,9 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.idle_timeout, None);
     assert_eq!(config.start_timeout, Duration::from_secs(5));
     assert_eq!(config.graceful_timeout, Duration::ZERO);
+    assert_eq!(config.max_requests.map(NonZeroU64::get), Some(10_000));
+    assert_eq!(config.max_age, Some(Duration::from_secs(3600)));
+    assert_eq!(config.max_memory.map(Bytes::get), Some(200 << 20));
     let failures = 5.try_into().expect("not zero");
     assert_eq!(config.restart_budget, RestartBudget::Exactly { failures, window: Duration::from_secs(10) });
     assert_eq!(config.max_surge.get(), 3);
@@ -88,7 +95,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 13);
+    assert_eq!(checked, 16);
 }
 
 #[test]
@@ -113,6 +120,11 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--start-timeout", "0s", "from 1ms to 1day"),
         ("--graceful-timeout", "off", "500ms, 30s or 2m"),
         ("--graceful-timeout", "1week", "from 0s to 1day"),
+        ("--max-requests", "0", "a number from 1 on, or `off`"),
+        ("--max-requests", "many", "a number from 1 on, or `off`"),
+        ("--max-age", "1us", "from 1ms to 1day, or `off`"),
+        ("--max-memory", "200", "such as 200MiB, or `off`"),
+        ("--max-memory", "0B", "such as 200MiB, or `off`"),
         ("--restart-budget", "20", "such as 20/1m"),
         ("--restart-budget", "0/1m", "from 1 to"),
         ("--restart-budget", "5/0s", "from 1ms to 1day"),
@@ -215,7 +227,8 @@ fn what_check_config_shows_is_every_setting() {
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
-         graceful-timeout = 30s\nrestart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\
+         graceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
+         restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

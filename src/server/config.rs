@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::available_parallelism;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::fleet_config::RestartBudget;
+use super::fleet_config::{Bytes, RestartBudget};
 
 /// How a server runs.
 ///
@@ -51,6 +52,15 @@ pub struct Config {
     /// How long a graceful stop waits for requests in hand before it kills; less than 1 ms is taken for 1 ms.
     /// Default: 30 s.
     pub graceful_timeout: Duration,
+    /// A worker that has answered so many requests is followed by another; `None` is never. Each worker's own limit lies up
+    /// to a fifth below, so that they do not go together; it is looked at once a second. Default: `None`.
+    pub max_requests: Option<NonZeroU64>,
+    /// A worker that has served for so long is followed by another, with the same jitter; `None` is never; less than
+    /// 1 ms is taken for 1 ms. Default: `None`.
+    pub max_age: Option<Duration>,
+    /// A worker of which so much memory is resident is followed by another, with the same jitter; what it shares with the
+    /// template counts. `None` is never. Default: `None`.
+    pub max_memory: Option<Bytes>,
     /// How many workers may fail before the server is degraded. Default: [`RestartBudget::Usual`].
     pub restart_budget: RestartBudget,
     /// How many workers a reload may hold beyond their number at one time, while old ones wait for their successors.
@@ -80,6 +90,9 @@ impl Default for Config {
             idle_timeout: Some(Duration::from_secs(60)),
             start_timeout: Duration::from_secs(30),
             graceful_timeout: Duration::from_secs(30),
+            max_requests: None,
+            max_age: None,
+            max_memory: None,
             restart_budget: RestartBudget::Usual,
             max_surge: Workers(1),
             upgrade_timeout: Duration::from_secs(180),

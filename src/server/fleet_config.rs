@@ -1,6 +1,8 @@
-//! How a server keeps its fleet of workers: what it does when they fail.
+//! How a server keeps its fleet of workers: what it does when they fail, and when they have grown too large.
 
+use std::fmt;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::Workers;
@@ -34,6 +36,79 @@ impl RestartBudget {
             Self::Usual => Some((6 + 2 * workers.get(), Duration::from_secs(60))),
             Self::Exactly { failures, window } => Some((failures.get(), window.max(Duration::from_millis(1)))),
             Self::Unlimited => None,
+        }
+    }
+}
+
+/// An amount of memory, at least one byte.
+///
+/// It is written as a number and a unit: `B`, `KiB`, `MiB` or `GiB`, powers of 1024.
+///
+/// ```
+/// use hatchery::server::Bytes;
+///
+/// assert_eq!("200MiB".parse::<Bytes>()?.get(), 200 << 20);
+/// assert_eq!("1536KiB".parse::<Bytes>()?.to_string(), "1536KiB");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(u64);
+
+/// No amount of memory; the message says how one is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a number from 1 on and its unit: B, KiB, MiB or GiB, such as 200MiB")]
+pub struct BytesError;
+
+impl Bytes {
+    const UNITS: [(&'static str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+    /// An amount in bytes.
+    ///
+    /// # Errors
+    /// [`BytesError`] for none.
+    pub fn new(bytes: u64) -> Result<Bytes, BytesError> {
+        if bytes == 0 { Err(BytesError) } else { Ok(Bytes(bytes)) }
+    }
+
+    /// The number of bytes.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = BytesError;
+
+    fn from_str(text: &str) -> Result<Bytes, BytesError> {
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or(BytesError)?);
+        let (_, factor) = Self::UNITS.into_iter().find(|(name, _)| *name == unit.trim_start()).ok_or(BytesError)?;
+        let number: u64 = digits.parse().map_err(|_| BytesError)?;
+        Bytes::new(number.checked_mul(factor).ok_or(BytesError)?)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |(_, factor): &(&str, u64)| self.0.is_multiple_of(*factor);
+        let (unit, factor) = Self::UNITS.into_iter().find(whole).unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_of_memory_has_a_unit_and_is_shown_as_it_is_written() {
+        for (text, bytes) in [("1B", 1), ("512KiB", 512 << 10), ("3 MiB", 3 << 20), ("2GiB", 2 << 30)] {
+            let read: Bytes = text.parse().expect(text);
+            assert_eq!(read.get(), bytes);
+            assert_eq!(read.to_string(), text.replace(' ', ""));
+            assert_eq!(read.to_string().parse(), Ok(read));
+        }
+        for text in ["", "200", "MiB", "0B", "1.5GiB", "-1MiB", "1MB", "1mib", "99999999999GiB"] {
+            assert_eq!(text.parse::<Bytes>(), Err(BytesError), "{text}");
         }
     }
 }

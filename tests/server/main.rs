@@ -32,6 +32,7 @@ mod logs;
 mod pid_files;
 mod preloads;
 mod recovery;
+mod recycling;
 mod reloads;
 mod requests;
 mod signals;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         pid_files::tests(),
         preloads::tests(),
         recovery::tests(),
+        recycling::tests(),
         reloads::tests(),
         requests::tests(),
         signals::tests(),

@@ -12,16 +12,16 @@ use slog::{Logger, info, warn};
 
 use super::estate::Estate;
 use super::event::{Event, TemplateId};
-use super::signals;
 use super::slow::SlowLog;
 use super::worker::Worker;
+use super::{sampler, signals};
 use crate::proc::{self, Exit, Failure, How, Template};
 use crate::server::config::Config;
 use crate::server::hosting::{encode, preload_entry, worker_entry};
 use crate::server::message::FromWorker;
 use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::BoxError;
-use crate::server::supervisor::{self, KillReason, StartFailure};
+use crate::server::supervisor::{self, KillReason, Load, StartFailure};
 use crate::server::worker_config::{WorkerBirth, WorkerConfig};
 use crate::server::{Generation, Slot, WorkerId};
 use crate::sys::clock::Monotonic;
@@ -221,6 +221,11 @@ impl Effects {
                 warn!(self.log, "cannot kill a worker"; "worker" => id.0, "why" => why);
             }
         }
+    }
+
+    /// Looks at all workers.
+    pub(super) fn sample(&self, memory: bool) -> Load {
+        sampler::look(&self.workers, &self.board, memory)
     }
 
     pub(super) fn start_upgrade(&mut self) {

@@ -32,6 +32,7 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
         Notice::WorkerFailed { worker, cause, took } => {
             warn!(about(log, worker), "worker not started"; "why" => %cause, "took_ms" => millis(*took));
         }
+        Notice::WornOut { worker, by } => info!(about(log, worker), "worker worn out"; "why" => %by),
         Notice::WorkerExited { worker, was, exit, words, took } => {
             let log = about(log, worker);
             let why = match words {

@@ -8,12 +8,14 @@ mod effects;
 mod estate;
 mod event;
 mod journal;
+mod sampler;
 mod signals;
 mod slow;
 mod upgrade;
 mod worker;
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,9 +28,10 @@ use self::event::Event;
 use self::signals::Signals;
 use self::upgrade::OldMaster;
 use super::config::{Config, Workers};
+use super::fleet_config::Bytes;
 use super::inheritance::{FromNext, Inheritance};
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Budget, Notice, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Budget, Limits, Notice, Outcome, Policy, Supervisor};
 use super::{BindError, PidFileError};
 use crate::proc::words_of;
 use crate::sys::clock::Monotonic;
@@ -151,6 +154,11 @@ impl Master {
         }
         let budget = config.restart_budget.resolve(config.workers);
         let policy = Policy {
+            limits: Limits {
+                requests: config.max_requests.map(NonZeroU64::get),
+                age: config.max_age.map(|age| age.max(Duration::from_millis(1))),
+                memory: config.max_memory.map(Bytes::get),
+            },
             budget: budget.map(|(restarts, window)| Budget { restarts, window }),
             workers: config.workers.get(),
             max_workers: Workers::MAX,
@@ -225,6 +233,10 @@ impl Master {
                 Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
                 Action::Drain { id } => self.effects.drain(id),
                 Action::Kill { id, why } => self.effects.kill(id, why),
+                Action::Sample { memory } => {
+                    let load = self.effects.sample(memory);
+                    self.supervisor.handle(self.began.elapsed(), supervisor::Event::Sampled(load));
+                }
                 Action::CloseListeners => self.effects.estate.close_listeners(),
                 Action::StartUpgrade => self.effects.start_upgrade(),
                 Action::EndUpgrade => self.effects.estate.kill_new_master(),

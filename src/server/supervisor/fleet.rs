@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::message::Identity;
+use super::recycling::Limits;
 use super::seats::{Seat, Seats};
 use super::table::{Report, Sitter};
 use crate::server::{Generation, Slot, WorkerId};
@@ -34,6 +35,10 @@ pub(super) struct Worker {
     pub(super) ready_at: Option<Duration>,
     /// It has answered a request.
     pub(super) served: bool,
+    /// Its own limits.
+    pub(super) limits: Limits,
+    /// It has reached one of them.
+    pub(super) worn: bool,
 }
 
 impl Worker {
@@ -83,7 +88,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Enters a new life.
-    pub(super) fn add(&mut self, slot: Slot, generation: Generation, now: Duration) -> WorkerId {
+    pub(super) fn add(&mut self, slot: Slot, generation: Generation, limits: Limits, now: Duration) -> WorkerId {
         self.last_id += 1;
         let id = WorkerId(self.last_id);
         let worker = Worker {
@@ -94,6 +99,8 @@ impl Fleet {
             asked_at: now,
             ready_at: None,
             served: false,
+            limits,
+            worn: false,
         };
         self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
         self.workers.insert(id, worker);
@@ -107,6 +114,14 @@ impl Fleet {
             worker.state = state;
             self.seats.change(worker.slot, id, was, worker.sitter());
         }
+    }
+
+    /// Marks a worker as worn out or not, and gives it.
+    pub(super) fn set_worn(&mut self, id: WorkerId, worn: bool) -> Option<Identity> {
+        let worker = self.workers.get_mut(&id)?;
+        worker.worn = worn;
+        self.seats.unsettle(worker.slot);
+        Some(worker.identity(id))
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
@@ -136,22 +151,24 @@ impl Fleet {
         self.iter().filter(|(_, worker)| which(worker)).map(|(id, _)| id).collect()
     }
 
-    /// Who sits in the slot's seat, told apart by the generation that is wanted.
-    pub(super) fn seat(&self, slot: Slot, wanted: Generation) -> Seat {
+    /// Who sits in the slot's seat, told apart by the generation that is wanted; one of the current generation that is
+    /// worn out is as stale as one of another.
+    pub(super) fn seat(&self, slot: Slot, wanted: Generation, current: Generation) -> Seat {
         let mut seat = Seat::default();
         for &id in self.seats.sitters(slot) {
             let Some(worker) = self.workers.get(&id) else {
                 continue;
             };
-            let half = if worker.generation == wanted { &mut seat.fresh } else { &mut seat.stale };
+            let is_worn = worker.worn && worker.generation == current;
+            let half = if worker.generation == wanted && !is_worn { &mut seat.fresh } else { &mut seat.stale };
             *half = Some((id, worker.sitter()));
         }
         seat
     }
 
     /// The seats in which a successor is in the making.
-    pub(super) fn surging_seats(&self, wanted: Generation) -> Vec<Seat> {
-        self.seats.shared().map(|slot| self.seat(slot, wanted)).filter(Seat::is_surging).collect()
+    pub(super) fn surging_seats(&self, wanted: Generation, current: Generation) -> Vec<Seat> {
+        self.seats.shared().map(|slot| self.seat(slot, wanted, current)).filter(Seat::is_surging).collect()
     }
 
     /// How many serve.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::fleet::WorkerState;
+use super::recycling::WornBy;
 use super::restarts::Failures;
 use crate::server::{Generation, Slot, WorkerId};
 
@@ -38,6 +39,8 @@ pub(crate) enum Event {
     WorkerFailed { id: WorkerId, cause: StartFailure },
     /// The worker is gone; the words are its own, if it left any.
     WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
+    /// What [`Action::Sample`] asked for.
+    Sampled(Load),
     /// The operator wants something.
     Signal(Signal),
     /// The new master serves. Said at most once for an [`Action::StartUpgrade`].
@@ -48,6 +51,23 @@ pub(crate) enum Event {
     /// The time of [`Supervisor::next_timer`](super::Supervisor::next_timer) has come. The shell first hands over
     /// the reports that already wait, so that a master that was stopped itself blames nobody for it.
     Tick,
+}
+
+/// What is going on, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Load {
+    /// Each worker that has something to say.
+    pub(crate) workers: Vec<WorkerLoad>,
+}
+
+/// What one worker has done and does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WorkerLoad {
+    pub(crate) id: WorkerId,
+    /// Requests that it has answered.
+    pub(crate) requests: u64,
+    /// The memory that is resident, in bytes, where that was asked for and could be read.
+    pub(crate) resident: Option<u64>,
 }
 
 /// What an operator can ask for.
@@ -110,6 +130,8 @@ pub(crate) enum Action {
     Drain { id: WorkerId },
     /// Kill the worker, which may not exist yet. Asked once for a worker, and followed by its end.
     Kill { id: WorkerId, why: KillReason },
+    /// Look at all workers, and tell it as [`Event::Sampled`]; at their memory as well only if that is asked for.
+    Sample { memory: bool },
     /// Close the master's own listeners; workers still hold theirs.
     CloseListeners,
     /// Start a new master from the program's path, with the listeners; no other one lives.
@@ -169,6 +191,8 @@ pub(crate) enum Notice {
     WorkerReady { worker: Identity, took: Duration },
     /// A worker did not start.
     WorkerFailed { worker: Identity, cause: StartFailure, took: Duration },
+    /// A worker has reached a limit: its successor is forked, and then it drains.
+    WornOut { worker: Identity, by: WornBy },
     /// A worker is gone; `was` tells whether that was wished.
     WorkerExited { worker: Identity, was: WorkerState, exit: Exit, words: Option<String>, took: Duration },
     /// The slot's next worker is forked after this delay.

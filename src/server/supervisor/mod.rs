@@ -13,6 +13,7 @@ mod fleet;
 mod message;
 mod policy;
 mod random;
+mod recycling;
 mod reports;
 mod restarts;
 mod seats;
@@ -41,7 +42,9 @@ use super::Generation;
 
 pub(crate) use self::fleet::WorkerState;
 pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};
+pub(crate) use self::message::{Load, WorkerLoad};
 pub(crate) use self::policy::{Budget, Policy};
+pub(crate) use self::recycling::Limits;
 pub(crate) use self::restarts::Failures;
 pub(crate) use self::table::Phase;
 
@@ -122,6 +125,7 @@ impl Supervisor {
             Event::WorkerExited { id, exit, words } => {
                 self.worker_report(id, table::Report::Exited { exit, words });
             }
+            Event::Sampled(load) => self.sampled(&load),
             Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),
             Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
             Event::UpgradeReady { pid } => self.upgrade_ready(pid),
@@ -162,6 +166,8 @@ impl Supervisor {
             Timer::TemplateRetry(generation) => self.start_template(generation),
             Timer::Worker(id) => self.worker_late(id),
             Timer::Upgrade => self.upgrade_late(),
+            Timer::Age(id) => self.aged(id),
+            Timer::Sample => self.sample_due(),
             // The look over probe and seats that follows every event does the rest.
             Timer::SlotRetry(_) | Timer::Probe | Timer::ProbeProven => {}
         }

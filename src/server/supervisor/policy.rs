@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::random::Random;
+use super::recycling::Limits;
 
 /// What the operator may choose. Every duration is longer than zero.
 #[derive(Debug, Clone)]
@@ -29,6 +30,10 @@ pub(crate) struct Policy {
     pub(crate) served_well_after: Duration,
     /// The delay before the successor of what did not serve well.
     pub(crate) backoff: Backoff,
+    /// When a worker is to be followed by another.
+    pub(crate) limits: Limits,
+    /// How often workers are looked at, where some limit needs it.
+    pub(crate) sample_every: Duration,
     /// How many may not serve well before the server is degraded; none: however many.
     pub(crate) budget: Option<Budget>,
     /// The delay before a worker is tried in a shortage.
@@ -51,6 +56,8 @@ impl Default for Policy {
             upgrade_timeout: Duration::from_secs(180),
             served_well_after: Duration::from_secs(1),
             backoff: Backoff::default(),
+            limits: Limits::default(),
+            sample_every: Duration::from_secs(1),
             budget: Some(Budget { restarts: 14, window: Duration::from_secs(60) }),
             shortage_backoff: Backoff { first: Duration::from_millis(200), ..Backoff::default() },
             probe_backoff: Backoff { first: Duration::from_secs(1), ..Backoff::default() },

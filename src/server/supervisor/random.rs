@@ -27,6 +27,14 @@ impl Random {
         middle.mul_f64(1.0 - percent + 2.0 * percent * fraction)
     }
 
+    /// A number from 0 to `most`.
+    pub(super) fn up_to(&mut self, most: u64) -> u64 {
+        match most.checked_add(1) {
+            Some(count) => self.next() % count,
+            None => self.next(),
+        }
+    }
+
     /// A number below `limit`; the simulation's dice.
     #[cfg(test)]
     pub(super) fn below(&mut self, limit: u32) -> u32 {

@@ -40,6 +40,7 @@ impl Supervisor {
                 let worker = worker.identity(id);
                 self.fleet.set_state(id, WorkerState::Ready);
                 self.timers.cancel(Timer::Worker(id));
+                self.plan_end(id);
                 self.notice(Notice::WorkerReady { worker, took });
             }
             WorkerStep::AwaitEnd => self.timers.set_no_later(Timer::Worker(id), self.now + self.policy.reap_timeout),
@@ -137,6 +138,7 @@ impl Supervisor {
 
     fn bury(&mut self, id: WorkerId) -> Option<Worker> {
         self.timers.cancel(Timer::Worker(id));
+        self.timers.cancel(Timer::Age(id));
         self.fleet.remove(id)
     }
 

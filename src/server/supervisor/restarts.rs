@@ -143,6 +143,7 @@ impl Supervisor {
                 let failures = self.restarts.recent();
                 self.notice(Notice::Degraded { ready: self.fleet.ready(), failures, window });
                 self.forgive_all_slots();
+                self.keep_worn();
                 self.rest();
             }
             HealthStep::Relieve => self.notice(Notice::Relieved { took }),

@@ -88,6 +88,11 @@ impl Seats {
         self.unsettled.remove(&slot);
     }
 
+    /// What sits in the slot is to be looked over.
+    pub(super) fn unsettle(&mut self, slot: Slot) {
+        self.unsettled.insert(slot);
+    }
+
     /// What is wanted has changed: each slot below the target, and each that is taken, is to be looked over.
     pub(super) fn unsettle_all(&mut self, target: u32) {
         self.unsettled.extend((0..target).map(Slot));

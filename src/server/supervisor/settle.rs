@@ -24,9 +24,10 @@ impl Supervisor {
                 self.upgrade(UpgradeCue::Ending, "the server was stopped");
             }
             if self.phase == phase {
-                return;
+                break;
             }
         }
+        self.plan_sample();
     }
 
     /// What a generation is to the server now.
@@ -42,11 +43,11 @@ impl Supervisor {
 
     fn look_over_seats(&mut self) {
         let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
-        let surging = self.fleet.surging_seats(self.wanted).len();
+        let surging = self.fleet.surging_seats(self.wanted, self.current).len();
         let mut room = (self.policy.max_surge.max(1) as usize).saturating_sub(surging);
         let mut allowed = self.allowance();
         for slot in self.restarts.in_order_of_trial(self.fleet.seats.unsettled()) {
-            let seat = self.fleet.seat(slot, self.wanted);
+            let seat = self.fleet.seat(slot, self.wanted, self.current);
             let wanted = self.phase.is_staffed() && slot.0 < self.target;
             let may_fork = has_template && allowed > 0 && !self.timers.is_set(Timer::SlotRetry(slot));
             match table::seat(wanted, seat.stale_sitter(), seat.fresh_sitter()) {
@@ -80,7 +81,8 @@ impl Supervisor {
 
     fn fork(&mut self, slot: Slot) {
         let generation = self.wanted;
-        let id = self.fleet.add(slot, generation, self.now);
+        let limits = self.policy.limits.for_one(&mut self.random);
+        let id = self.fleet.add(slot, generation, limits, self.now);
         let limit = self.policy.start_timeout;
         self.timers.set(Timer::Worker(id), self.now + limit);
         self.note_fork(id, slot);

@@ -70,6 +70,7 @@ impl Supervisor {
     /// Asks a worker to drain, within the time that the phase leaves it.
     pub(super) fn drain(&mut self, id: WorkerId) {
         self.fleet.set_state(id, WorkerState::Draining);
+        self.timers.cancel(Timer::Age(id));
         let limit = match self.phase {
             Phase::Quitting => self.policy.quick_timeout,
             _ => self.policy.graceful_timeout,
@@ -85,6 +86,7 @@ impl Supervisor {
             return;
         }
         self.fleet.set_state(id, WorkerState::Killed);
+        self.timers.cancel(Timer::Age(id));
         self.timers.set(Timer::Worker(id), self.now + self.policy.reap_timeout);
         self.act(Action::Kill { id, why });
     }
@@ -125,7 +127,7 @@ impl Supervisor {
             return;
         };
         // A withdrawal that is not over yet ends here: its successors in the making make room for the new ones.
-        for seat in self.fleet.surging_seats(self.wanted) {
+        for seat in self.fleet.surging_seats(self.wanted, self.current) {
             if let Some((id, _)) = seat.fresh {
                 self.drain(id);
             }

@@ -16,6 +16,10 @@ pub(super) enum Timer {
     Worker(WorkerId),
     /// The delay before a slot's next worker is over.
     SlotRetry(Slot),
+    /// A worker has reached its age.
+    Age(WorkerId),
+    /// The workers are to be looked at.
+    Sample,
     /// The delay before the next probe is over.
     Probe,
     /// The probe has served well by then.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::super::recycling::WornBy;
+use super::super::table::Health;
 use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
 use super::super::{StartFailure, Supervisor};
 use super::SECOND;
@@ -19,6 +21,8 @@ pub(super) struct Worker {
     /// Since when it has been ready.
     pub(super) ready: Option<Duration>,
     pub(super) served: bool,
+    /// It has reached a limit.
+    pub(super) worn: bool,
     /// Since when it is on its way out, and how long it has.
     pub(super) leaving: Option<(Duration, Duration)>,
     pub(super) killed: Option<Duration>,
@@ -98,6 +102,11 @@ impl Auditor {
             Event::WorkerServed { id } => {
                 self.workers.entry(*id).and_modify(|worker| worker.served = true);
             }
+            Event::Sampled(load) => {
+                for sample in load.workers.iter().filter(|sample| sample.requests > 0) {
+                    self.workers.entry(sample.id).and_modify(|worker| worker.served = true);
+                }
+            }
             Event::WorkerFailed { id, cause } => match cause {
                 StartFailure::NoProcess { .. } | StartFailure::Resource { .. } => {
                     self.workers.remove(id);
@@ -156,6 +165,11 @@ impl Auditor {
             }
             Action::Drain { id } => self.check_drain(*id, supervisor),
             Action::Kill { id, why } => self.check_kill(*id, *why),
+            Action::Sample { memory } => {
+                assert!(!*memory || self.policy.limits.memory.is_some());
+                let serves = |worker: &Worker| worker.ready.is_some() && worker.is_seated();
+                assert!(self.workers.values().any(serves), "nobody to look at");
+            }
             Action::CloseListeners => {
                 assert!(!self.listeners_closed, "closed twice");
                 self.listeners_closed = true;
@@ -175,6 +189,17 @@ impl Auditor {
                 self.served = true;
                 self.assert_staffed(supervisor);
             }
+            Action::Notice(Notice::WornOut { worker, by }) => self.check_worn(worker.id, *by),
+            Action::Notice(Notice::Degraded { .. }) => {
+                // Those without a successor in the making are needed.
+                let mut seated = BTreeMap::new();
+                for worker in self.workers.values().filter(|worker| worker.is_seated()) {
+                    *seated.entry(worker.slot).or_insert(0) += 1;
+                }
+                for worker in self.workers.values_mut() {
+                    worker.worn &= seated.get(&worker.slot) == Some(&2);
+                }
+            }
             Action::Notice(Notice::Reloaded { .. }) => self.assert_staffed(supervisor),
             Action::Notice(_) => {}
             Action::Leave(outcome) => {
@@ -190,6 +215,22 @@ impl Auditor {
                 }
             }
         }
+    }
+
+    /// A worker is worn out by what it has reached: at least four fifths of the limit.
+    fn check_worn(&mut self, id: WorkerId, by: WornBy) {
+        let limits = self.policy.limits;
+        let most = |limit: Option<u64>| limit.expect("there is such a limit") / 5 * 4;
+        let worker = self.workers.get_mut(&id).filter(|worker| worker.is_seated()).expect("it serves");
+        let age = self.now - worker.ready.expect("it is ready");
+        match by {
+            WornBy::Requests(requests) => assert!(requests >= most(limits.requests)),
+            WornBy::Memory(bytes) => assert!(bytes >= most(limits.memory)),
+            WornBy::Age(told) => assert!(told == age && age >= limits.age.expect("there is such a limit") / 5 * 4),
+        }
+        assert!(!worker.worn, "said twice");
+        assert_eq!(self.consequences.health.health, Health::Sound, "everybody is needed");
+        worker.worn = true;
     }
 
     fn is_probe_proven(&self) -> bool {
@@ -233,6 +274,7 @@ impl Auditor {
             forked: false,
             ready: None,
             served: false,
+            worn: false,
             leaving: None,
             killed: None,
         };
@@ -251,11 +293,11 @@ impl Auditor {
         assert!(worker.is_seated(), "drained twice");
         let paused = is_paused(supervisor.phase());
         let fewer = worker.slot.0 >= supervisor.target();
-        let replaced = self.workers.values().any(|other| {
+        let replaced = self.workers.iter().any(|(other_id, other)| {
             other.slot == worker.slot
                 && other.ready.is_some()
                 && other.is_seated()
-                && other.generation != worker.generation
+                && (other.generation != worker.generation || (worker.worn && *other_id > id))
                 && Some(other.generation) == self.wanted(supervisor)
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });

@@ -12,6 +12,8 @@ pub(super) struct HealthBook {
     policy: Policy,
     now: Duration,
     pub(super) health: Health,
+    /// Since when it is so.
+    since: Duration,
     /// When workers failed, within the budget's window.
     charges: VecDeque<Duration>,
     /// The event was a shortage that nobody rests for yet.
@@ -27,12 +29,18 @@ impl HealthBook {
             policy,
             now: Duration::ZERO,
             health: Health::Sound,
+            since: Duration::ZERO,
             charges: VecDeque::new(),
             shortage: false,
             tries: 0,
             rest_until: Duration::ZERO,
             probe: None,
         }
+    }
+
+    /// For how long the fleet has been sound.
+    pub(super) fn sound_for(&self) -> Duration {
+        if self.health == Health::Sound { self.now - self.since } else { Duration::ZERO }
     }
 
     pub(super) fn hear(&mut self, now: Duration) {
@@ -107,6 +115,9 @@ impl HealthBook {
     }
 
     fn change(&mut self, health: Health) {
+        if self.health != health {
+            self.since = self.now;
+        }
         self.health = health;
         self.tries = 0;
         self.probe = None;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::auditor::Auditor;
 use self::world::World;
 use super::random::Random;
-use super::{Action, Budget, Event, Phase, Policy, Signal, Supervisor};
+use super::{Action, Budget, Event, Limits, Phase, Policy, Signal, Supervisor};
 
 const SCHEDULES: u64 = 6_000;
 const MS: Duration = Duration::from_millis(1);
@@ -82,6 +82,7 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(Degraded",
         "Notice(ProbeDelayed",
         "Notice(Recovered",
+        "Notice(WornOut",
         "Notice(Reloaded",
         "Notice(ReloadFailed",
         "Notice(ReloadQueued",
@@ -143,6 +144,11 @@ impl Life {
                 0 => None,
                 _ => Some(Budget { restarts: 1 + random.below(8), window: SECOND * (1 + random.below(60)) }),
             },
+            limits: Limits {
+                requests: (random.below(3) == 0).then(|| 100 + u64::from(random.below(1000))),
+                age: (random.below(3) == 0).then(|| SECOND * (5 + random.below(60))),
+                memory: (random.below(3) == 0).then(|| 100 + u64::from(random.below(1000))),
+            },
             ..Policy::default()
         };
         Self {
@@ -172,7 +178,8 @@ impl Life {
 
         self.world.heal();
         self.tell(Event::Signal(Signal::More));
-        self.run_until(|_| false, REST);
+        // What is recycled comes to rest only for moments.
+        self.run_until(Self::is_at_rest, REST);
         if self.supervisor.phase() != Phase::Left {
             self.auditor.assert_at_rest(&self.supervisor, &self.world);
             self.tell(Event::Signal(self.last_signal()));
@@ -181,6 +188,11 @@ impl Life {
         assert_eq!(self.supervisor.phase(), Phase::Left, "a stop must end");
         assert_eq!(self.supervisor.next_timer(), None);
         self.seen
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let has_left = self.supervisor.phase() == Phase::Left && self.supervisor.next_timer().is_none();
+        has_left || self.auditor.is_at_rest(&self.supervisor, &self.world)
     }
 
     fn last_signal(&self) -> Signal {
@@ -243,6 +255,12 @@ impl Life {
             self.note(action);
         }
         self.auditor.check_state(&actions, &self.supervisor, &self.world);
+        for action in actions {
+            if let Action::Sample { memory } = action {
+                let load = self.world.look(self.now, memory);
+                self.tell(Event::Sampled(load));
+            }
+        }
     }
 
     /// Counts notices, reasons to kill and outcomes by their names.

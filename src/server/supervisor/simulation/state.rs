@@ -1,7 +1,9 @@
 //! What must hold after every event, whatever it was; and once the world has been healthy for long.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::super::Limits;
 use super::super::table::Health;
 use super::super::{Action, Event, Phase, Signal, Supervisor};
 use super::auditor::{Auditor, Worker, is_paused};
@@ -38,16 +40,53 @@ impl Auditor {
             assert!(staffed && slot.0 < self.target, "slot {slot} is taken");
             match seat.as_slice() {
                 [_] => {}
-                [old, new] => assert_ne!(old.generation, new.generation, "two in slot {slot}"),
+                [old, new] if old.generation == new.generation => {
+                    assert!(old.worn && old.ready.is_some(), "two in slot {slot}");
+                }
+                [_, _] => {}
                 _ => panic!("{} in slot {slot}", seat.len()),
             }
         }
+        self.check_wear(supervisor);
         let known: Vec<WorkerId> = self.workers.keys().copied().collect();
         let theirs: Vec<_> = supervisor.workers().map(|(worker, _)| worker.id).collect();
         assert_eq!(theirs, known, "somebody was forgotten");
         if staffed && supervisor.phase() != Phase::New {
             self.check_nobody_waits_for_nothing(&seats, supervisor);
         }
+    }
+
+    /// Whoever is beyond a limit is worn out, unless everybody is needed.
+    fn check_wear(&self, supervisor: &Supervisor) {
+        let (Event::Sampled(_) | Event::Tick) = self.event else {
+            return;
+        };
+        let sound = self.consequences.health.sound_for() > 2 * self.policy.sample_every;
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.is_seated()) {
+            let age = worker.ready.map_or(Duration::ZERO, |since| self.now - since);
+            let too_old = self.policy.limits.age.is_some_and(|limit| age > limit + self.policy.sample_every);
+            assert!(worker.worn || !too_old || !sound, "{id:?} grows old");
+            assert!(worker.worn || !self.is_beyond(*id) || !sound, "{id:?} goes on and on");
+        }
+        let recycled = self.workers.values().filter(|worker| worker.is_seated() && worker.ready.is_none());
+        let rolling = supervisor.phase() == Phase::Rolling;
+        for new in recycled {
+            let same = |old: &&Worker| old.slot == new.slot && old.ready.is_some() && old.is_seated();
+            let old = self.workers.values().find(same);
+            assert!(!rolling || old.is_none_or(|old| old.generation != new.generation), "recycled in a roll");
+        }
+    }
+
+    /// Whether the event tells that the worker has answered or holds too much.
+    fn is_beyond(&self, id: WorkerId) -> bool {
+        let Event::Sampled(load) = &self.event else {
+            return false;
+        };
+        let limits = self.policy.limits;
+        load.workers.iter().filter(|sample| sample.id == id).any(|sample| {
+            limits.requests.is_some_and(|limit| sample.requests >= limit)
+                || limits.memory.is_some_and(|limit| sample.resident.is_some_and(|resident| resident >= limit))
+        })
     }
 
     fn check_nobody_is_overdue(&self) {
@@ -98,26 +137,43 @@ impl Auditor {
     }
 
     pub(super) fn assert_staffed(&self, supervisor: &Supervisor) {
-        for slot in 0..supervisor.target() {
+        assert!(self.is_staffed(supervisor), "a slot is not ready");
+    }
+
+    /// Whether each slot has a ready worker of the generation that serves.
+    fn is_staffed(&self, supervisor: &Supervisor) -> bool {
+        (0..supervisor.target()).all(|slot| {
             let holds = |worker: &Worker| {
                 worker.slot == Slot(slot)
                     && worker.ready.is_some()
                     && worker.is_seated()
                     && worker.generation == supervisor.generation()
             };
-            assert!(self.workers.values().any(holds), "slot {slot} is not ready");
-        }
+            self.workers.values().any(holds)
+        })
+    }
+
+    /// Whether all is as the operator wants it.
+    pub(super) fn is_at_rest(&self, supervisor: &Supervisor, world: &World) -> bool {
+        let moving = self.policy.limits != Limits::default();
+        supervisor.phase() == Phase::Serving
+            && supervisor.health() == Health::Sound
+            && self.workers.len() == self.target as usize
+            && world.processes() == self.target as usize
+            && world.templates() == [supervisor.generation()]
+            && self.is_staffed(supervisor)
+            && (moving || supervisor.next_timer().is_none())
     }
 
     /// In a world that has been healthy for long, all is as the operator wants it.
     pub(super) fn assert_at_rest(&self, supervisor: &Supervisor, world: &World) {
-        assert_eq!(supervisor.phase(), Phase::Serving);
+        assert!(
+            self.is_at_rest(supervisor, world),
+            "{:?}: {:?} of {}",
+            supervisor.phase(),
+            self.workers.keys(),
+            self.target
+        );
         assert_eq!(supervisor.incoming(), None);
-        assert_eq!(supervisor.health(), Health::Sound);
-        self.assert_staffed(supervisor);
-        assert_eq!(self.workers.len(), self.target as usize);
-        assert_eq!(world.processes(), self.target as usize);
-        assert_eq!(world.templates(), [supervisor.generation()]);
-        assert_eq!(supervisor.next_timer(), None, "nothing is left to wait for");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::random::Random;
-use super::super::{Action, Event, Exit, Signal, StartFailure};
+use super::super::{Action, Event, Exit, Load, Signal, StartFailure, WorkerLoad};
 use super::MS;
 use crate::server::{Generation, WorkerId};
 
@@ -27,6 +27,10 @@ struct Process {
     killed: bool,
     draining: bool,
     stubborn: bool,
+    born_at: Duration,
+    /// Requests that it answers in a second, and bytes by which it grows.
+    pace: u64,
+    growth: u64,
 }
 
 /// What will happen, if whom it happens to still lives.
@@ -78,6 +82,16 @@ impl World {
             processes: BTreeMap::new(),
             new_master: None,
         }
+    }
+
+    /// What is to be seen of the workers.
+    pub(super) fn look(&self, now: Duration, memory: bool) -> Load {
+        let look_at = |(&id, process): (&WorkerId, &Process)| {
+            let lived = (now - process.born_at).as_secs();
+            let resident = memory.then_some(process.growth * lived);
+            WorkerLoad { id, requests: process.pace * lived, resident }
+        };
+        Load { workers: self.processes.iter().filter(|(_, process)| process.ready).map(look_at).collect() }
     }
 
     /// Decides what the operator will ask for.
@@ -192,7 +206,11 @@ impl World {
                 self.plan(then, Happening::UpgradeFails(self.new_master.expect("there is a new master")));
             }
             Action::HandOver => self.new_master = None,
-            Action::Retire { .. } | Action::CloseListeners | Action::Notice(_) | Action::Leave(_) => {}
+            Action::Sample { .. }
+            | Action::Retire { .. }
+            | Action::CloseListeners
+            | Action::Notice(_)
+            | Action::Leave(_) => {}
         }
     }
 
@@ -271,6 +289,9 @@ impl World {
             killed: false,
             draining: false,
             stubborn: self.trouble(15),
+            born_at: now,
+            pace: u64::from(self.random.below(50)),
+            growth: u64::from(self.random.below(50)),
         };
         self.processes.insert(id, process);
         let then = now + MS * (1 + self.random.below(5));

@@ -2,6 +2,7 @@
 
 mod boot;
 mod failing;
+mod recycling;
 mod reload;
 mod serving;
 mod stop;

@@ -1,0 +1,80 @@
+//! Recycling: a worker that has reached a limit is followed by another, and nobody notices.
+
+use libtest_mimic::Trial;
+
+use crate::support::Server;
+use crate::support::load::Load;
+use crate::support::log::Record;
+
+pub fn tests() -> Vec<Trial> {
+    trials!["recycling":
+        after_so_many_requests_workers_are_followed_and_none_is_lost,
+        at_their_age_workers_are_followed_one_by_one_and_none_is_lost,
+        a_worker_that_has_grown_too_large_is_followed,
+    ]
+}
+
+fn is_worn(record: &Record) -> bool {
+    record.is("worker worn out")
+}
+
+/// At no time was more than one worker on its way to be replaced, and none drained before its successor was ready: so
+/// the log never tells of fewer ready workers than there are to be.
+#[track_caller]
+fn assert_never_together(server: &Server, workers: usize) {
+    let mut ready = 0;
+    let mut full = false;
+    for record in server.log.all(|_| true) {
+        if record.is("worker ready") {
+            ready += 1;
+        } else if record.is("worker drained") {
+            ready -= 1;
+        }
+        full |= ready == workers;
+        assert!(!full || ready >= workers, "fewer than {workers} at {}", record.line);
+        assert!(ready <= workers + 2, "more at once than one successor and one that drains, at {}", record.line);
+        if record.is("stopping") {
+            return;
+        }
+    }
+}
+
+/// Recycles under load until so many were followed.
+fn recycle_under_load(flag: &str, limit: &str, count: usize, why: &str) {
+    let mut server = Server::start(&["--workers", "3", flag, limit]);
+    let load = Load::start(&server.address(), 4);
+    let worn = server.log.wait_for_many(0, count, "workers are worn out", is_worn);
+    assert!(worn.iter().all(|record| record.str("why").contains(why)), "{}", worn[0].line);
+    server.log.wait_for_many(0, count - 1, "they drain", |record| record.is("worker drained"));
+    let tally = load.stop();
+    assert_eq!(tally.lost, [""; 0]);
+    assert_never_together(&server, 3);
+    assert_eq!(server.log.count(|record| record.is("worker exited")), 0, "{}", server.log.text());
+    server.stop();
+}
+
+fn after_so_many_requests_workers_are_followed_and_none_is_lost() {
+    recycle_under_load("--max-requests", "50", 6, "requests");
+}
+
+fn at_their_age_workers_are_followed_one_by_one_and_none_is_lost() {
+    recycle_under_load("--max-age", "500ms", 9, "served for");
+}
+
+fn a_worker_that_has_grown_too_large_is_followed() {
+    let mut server = Server::start(&["--workers", "2", "--faults", "--max-memory", "100MiB"]);
+    let before = server.workers();
+    let mut client = server.client();
+    let (slot, pid, _) = client.get("/").expect("an answer").greeting();
+    assert_eq!(client.get("/fault/leak?mb=120").expect("an answer").status, 200);
+    let worn = server.log.wait("it is seen", is_worn);
+    assert_eq!((worn.u64("slot"), worn.pid()), (slot, pid));
+    assert!(worn.str("why").contains("memory"), "{}", worn.line);
+    server.successor(slot, pid);
+    server.log.wait("it drains", |record| record.is_about("worker drained", pid));
+    for (other, pid) in before.into_iter().filter(|(other, _)| *other != slot) {
+        assert_eq!(server.workers()[&other], pid, "the other is left alone");
+    }
+    assert_eq!(server.log.count(is_worn), 1);
+    server.stop();
+}
