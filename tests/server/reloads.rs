@@ -1,16 +1,19 @@
 //! Invariants 7 and 8: a reload loses nobody, and a generation that fails never harms the one that serves.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::fixtures::Orders;
 use crate::support::load::Load;
-use crate::support::processes::{children, eventually};
+use crate::support::processes::{children, descriptors, eventually};
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -28,6 +31,10 @@ pub fn tests() -> Vec<Trial> {
         a_reload_picks_up_a_replaced_binary,
         a_crash_does_not_pick_up_a_replaced_binary,
         reloads_during_a_reload_become_one,
+        invariant_7_25_reloads_at_random_gaps_under_load_lose_nothing_and_leave_nothing_behind,
+        invariant_8_workers_that_die_young_leave_the_old_generation_serving,
+        a_wider_surge_starts_more_successors_at_once,
+        a_reload_while_the_workers_are_drained_brings_none_of_the_old_generation_back,
     ]
 }
 
@@ -79,7 +86,9 @@ fn failing_reload(moment: &str, order: &str) -> String {
     assert!(who.ends_with(" 1"), "{who}");
     server.assert_no_zombies();
     server.stop();
-    failed.str("why")
+    let why = failed.str("why");
+    assert_eq!(server.log.count(|record| record.says("why", &why)), 1, "it is said once:\n{}", server.log.text());
+    why
 }
 
 fn invariant_8_a_failing_preload_leaves_the_old_generation_serving() {
@@ -245,4 +254,109 @@ fn reloads_during_a_reload_become_one() {
     });
     assert!(server.log.count(|record| record.is("reloading")) <= 3, "{}", server.log.text());
     server.stop();
+}
+
+/// The gaps between the reloads come from this seed; `HATCHERY_SEED=<seed>` repeats them.
+fn seed() -> u64 {
+    let given = std::env::var("HATCHERY_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let seed = given.unwrap_or_else(|| RandomState::new().hash_one(()));
+    println!("HATCHERY_SEED={seed} repeats the gaps");
+    seed
+}
+
+/// Numbers below `limit` out of a seed (splitmix64).
+fn numbers_below(limit: u64, mut seed: u64) -> impl Iterator<Item = u64> {
+    std::iter::repeat_with(move || {
+        seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % limit
+    })
+}
+
+fn invariant_7_25_reloads_at_random_gaps_under_load_lose_nothing_and_leave_nothing_behind() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let held = |pid: i32| descriptors(pid).len();
+    let (master, template) = (held(server.pid), held(server.template()));
+    let worker = server.workers().into_values().map(held).max().expect("a worker");
+    let load = Load::start(&server.address(), 3);
+    for gap in numbers_below(25, seed()).take(25) {
+        // The gap is what is tested: it falls into any moment of the roll before.
+        std::thread::sleep(Duration::from_millis(gap));
+        server.signal(Signal::SIGHUP);
+    }
+    let last = || {
+        let began = server.log.all(|record| record.is("reloading")).last().map(|record| record.u64("generation"));
+        let ended = server.log.all(|record| record.is("reloaded")).last().map(|record| record.u64("generation"));
+        began.filter(|_| began == ended)
+    };
+    eventually("one generation is left", || last().is_some() && server.processes().len() == 1 + 1 + 4);
+    let generation = last().expect("it was just there");
+    load.await_answers(50);
+    let tally = load.stop();
+    assert_eq!(tally.lost, [""; 0], "of {} requests", tally.answered);
+    assert_eq!(server.get("/").greeting().2, generation);
+    assert_eq!(server.log.count(|record| record.is(FAILED)), 0);
+    server.assert_no_zombies();
+    eventually("nobody holds more than before", || {
+        held(server.pid) <= master
+            && held(server.template()) <= template
+            && server.workers().into_values().all(|pid| held(pid) <= worker)
+    });
+    server.stop();
+    println!("{} answered, generation {generation} is the last", tally.answered);
+}
+
+fn invariant_8_workers_that_die_young_leave_the_old_generation_serving() {
+    let orders = Orders::new();
+    let mut server = Launch::fixture("probe").args(["--workers", "3", "--arg"]).arg(orders.arg()).start();
+    let (workers, template) = (server.workers(), server.template());
+    orders.give("start-1", "wait");
+    let mark = server.log.mark();
+    server.signal(Signal::SIGHUP);
+    let young = server.log.wait_after(mark, "the first of the new generation", |record| record.is("worker ready"));
+    eventually("the roll is under way", || orders.obeyed("start-1"));
+    signal_process(young.pid(), Signal::SIGKILL);
+    let failed = server.log.wait("the failure", |record| record.is(FAILED));
+    assert!(failed.str("why").contains("the worker of slot 0 was killed by signal 9"), "{}", failed.line);
+    orders.take_back("start-1");
+    eventually("only the old generation is left", || {
+        children(server.pid) == [template] && children(template).len() == 3 && server.workers().len() == 3
+    });
+    assert_eq!((server.workers()[&1], server.workers()[&2]), (workers[&1], workers[&2]));
+    assert!(server.client().exchange("who").expect("an answer").ends_with(" 1"));
+    server.assert_no_zombies();
+    server.stop();
+}
+
+fn a_wider_surge_starts_more_successors_at_once() {
+    let orders = Orders::new();
+    let args = ["--workers", "4", "--max-surge", "3", "--arg"];
+    let mut server = Launch::fixture("probe").args(args).arg(orders.arg()).start();
+    let (workers, template) = (server.workers(), server.template());
+    orders.give("start", "wait");
+    server.signal(Signal::SIGHUP);
+    let successors = || {
+        let others = children(server.pid).into_iter().filter(|&pid| pid != template);
+        others.flat_map(children).count()
+    };
+    eventually("three are starting", || successors() == 3);
+    // A fourth would have been forked with them, in the same step.
+    assert_eq!((successors(), server.workers()), (3, workers));
+    orders.take_back("start");
+    server.log.wait("the reload", |record| record.is("reloaded"));
+    server.stop();
+}
+
+fn a_reload_while_the_workers_are_drained_brings_none_of_the_old_generation_back() {
+    let mut server = Launch::hatchery().args(["--workers", "2"]).in_background().start();
+    server.signal(Signal::SIGWINCH);
+    server.log.wait_for_many(0, 2, "the workers' ends", |record| record.is("worker drained"));
+    let mark = server.log.mark();
+    reload(&server, 2);
+    assert_eq!(server.get("/").greeting().2, 2);
+    server.stop();
+    let ready = server.log.all(|record| record.is("worker ready")).split_off(2);
+    assert!(ready.iter().all(|record| record.u64("generation") == 2), "{}", server.log.text());
+    assert_eq!(server.log.wait_after(mark, "it", |record| record.is("reloading")).u64("generation"), 2);
 }

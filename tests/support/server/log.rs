@@ -50,6 +50,11 @@ impl Record {
         i32::try_from(self.u64("pid")).expect("a pid")
     }
 
+    /// Whether it has this field with exactly this text.
+    pub fn says(&self, name: &str, text: &str) -> bool {
+        self.field(name).and_then(Value::as_str) == Some(text)
+    }
+
     /// Whether it is this message about this worker.
     pub fn is_about(&self, message: &str, pid: i32) -> bool {
         self.is(message) && self.is_of(pid)
