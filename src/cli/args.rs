@@ -89,8 +89,13 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     start_timeout: Option<String>,
 
-    /// How long a graceful stop waits for requests in hand before it kills their workers, with a
-    /// unit; up to 1day, and 0s kills at once [default: 30s]
+    /// How long a graceful stop goes on serving before it lets no new client in, with a unit, so that load balancers
+    /// hear of it first; up to 1day [default: 0s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    drain_delay: Option<String>,
+
+    /// How long a graceful stop waits, from then on, for clients in the queue and requests in hand before it kills
+    /// their workers, with a unit; up to 1day, and 0s kills at once [default: 30s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     graceful_timeout: Option<String>,
 
@@ -190,6 +195,7 @@ impl From<ServerArgs> for Asked {
             request_kill_after: one(args.request_kill_after, "--request-kill-after"),
             idle_timeout: one(args.idle_timeout, "--idle-timeout"),
             start_timeout: one(args.start_timeout, "--start-timeout"),
+            drain_delay: one(args.drain_delay, "--drain-delay"),
             graceful_timeout: one(args.graceful_timeout, "--graceful-timeout"),
             max_requests: one(args.max_requests, "--max-requests"),
             max_age: one(args.max_age, "--max-age"),

@@ -24,6 +24,7 @@ impl Display for Shown<'_> {
         writeln!(f, "request-kill-after = {}", limit(Some(config.request_kill_after)))?;
         writeln!(f, "idle-timeout = {}", limit(config.idle_timeout))?;
         writeln!(f, "start-timeout = {}", limit(Some(config.start_timeout)))?;
+        writeln!(f, "drain-delay = {}", humantime::format_duration(config.drain_delay))?;
         writeln!(f, "graceful-timeout = {}", limit(Some(config.graceful_timeout)))?;
         writeln!(f, "max-requests = {}", or_off(config.max_requests))?;
         writeln!(f, "max-age = {}", limit(config.max_age))?;

@@ -43,6 +43,7 @@ fn every_flag_reaches_the_configuration() {
         "--request-kill-after=250ms",
         "--idle-timeout=off",
         "--start-timeout=5s",
+        "--drain-delay=5s",
         "--graceful-timeout=0s",
         "--max-requests=10000",
         "--max-age=1h",
@@ -66,6 +67,7 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.request_kill_after, Duration::from_millis(250));
     assert_eq!(config.idle_timeout, None);
     assert_eq!(config.start_timeout, Duration::from_secs(5));
+    assert_eq!(config.drain_delay, Duration::from_secs(5));
     assert_eq!(config.graceful_timeout, Duration::ZERO);
     assert_eq!(config.max_requests.map(NonZeroU64::get), Some(10_000));
     assert_eq!(config.max_age, Some(Duration::from_secs(3600)));
@@ -95,7 +97,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 16);
+    assert_eq!(checked, 17);
 }
 
 #[test]
@@ -118,6 +120,8 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         ("--request-kill-after", "2days", "from 0s to 1day"),
         ("--idle-timeout", "", "500ms, 30s or 2m"),
         ("--start-timeout", "0s", "from 1ms to 1day"),
+        ("--drain-delay", "off", "500ms, 30s or 2m"),
+        ("--drain-delay", "1week", "from 0s to 1day"),
         ("--graceful-timeout", "off", "500ms, 30s or 2m"),
         ("--graceful-timeout", "1week", "from 0s to 1day"),
         ("--max-requests", "0", "a number from 1 on, or `off`"),
@@ -227,7 +231,7 @@ fn what_check_config_shows_is_every_setting() {
         shown,
         "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
-         graceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
+         drain-delay = 0s\ngraceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
          restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\
          log-format = term\nlog-level = info\n"
     );

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use socket2::{Domain, SockRef};
 
 use super::conn::{Conn, Peer};
-use crate::sys::stream;
+use crate::sys::{gate, stream};
 
 /// A listener shared by all workers; it never waits.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl Acceptor {
     /// The address it is known by.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether nobody comes to the queue any more: then who leaves takes with him all who are in it.
+    pub(super) fn is_shut(&self) -> bool {
+        gate::is_shut(self.socket.as_fd()) || gate::is_turned_away(self.socket.as_fd())
     }
 
     /// Takes a connection from the queue; none if nobody waits there, which is no surprise even

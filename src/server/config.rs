@@ -49,7 +49,10 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// How long a worker may take from its fork to its readiness; less than 1 ms is taken for 1 ms. Default: 30 s.
     pub start_timeout: Duration,
-    /// How long a graceful stop waits for requests in hand before it kills; less than 1 ms is taken for 1 ms.
+    /// How long a server that is told to stop serves on before it lets no new client in, so that those who send clients
+    /// to it hear of it first. Default: none.
+    pub drain_delay: Duration,
+    /// How long, from then on, a graceful stop waits for requests in hand before it kills; less than 1 ms is taken for 1 ms.
     /// Default: 30 s.
     pub graceful_timeout: Duration,
     /// A worker that has answered so many requests is followed by another; `None` is never. Each worker's own limit lies up
@@ -89,6 +92,7 @@ impl Default for Config {
             request_kill_after: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(60)),
             start_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
             graceful_timeout: Duration::from_secs(30),
             max_requests: None,
             max_age: None,

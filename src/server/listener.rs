@@ -274,5 +274,6 @@ fn includes(held: &Address, wanted: &Address) -> bool {
     }
 }
 
+pub(super) mod gate;
 #[cfg(test)]
 mod tests;

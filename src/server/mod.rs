@@ -12,6 +12,7 @@ mod conn;
 mod deadline;
 mod drain;
 mod fleet_config;
+mod half_open;
 mod hosting;
 mod ids;
 mod in_hand;

@@ -35,7 +35,7 @@ use crate::sys::{crash, last_words};
 
 /// So many connections that are over at once are accepted before the others get their turn.
 const ACCEPTS_IN_A_ROW: usize = 8;
-/// So many connections a worker that leaves still takes from each listener's queue.
+/// So many connections a worker that leaves still takes from a queue that others go on serving.
 const LAST_ACCEPTS: usize = 16;
 /// So many events are taken from the kernel at a time.
 const EVENTS: usize = 32;
@@ -317,9 +317,11 @@ impl<S: Service> Worker<S> {
         self.attendant.record.set_state(self.attendant.resting_state());
         self.epoll.delete(&self.notice)?;
         // A connection that came a moment ago may have woken this worker and no other, and nobody
-        // is woken for it again. So the queue is looked at once more before it is left to the others.
+        // is woken for it again. So the queue is looked at once more before it is left to the others. Behind a
+        // shut gate there may be no others, and the queue ends.
         for index in 0..self.listeners.len() {
-            for _ in 0..LAST_ACCEPTS {
+            let most = if self.listeners[index].acceptor.is_shut() { usize::MAX } else { LAST_ACCEPTS };
+            for _ in 0..most {
                 if self.listeners[index].paused_until.is_some() || self.accept(index as u32)? == Taken::Nobody {
                     break;
                 }

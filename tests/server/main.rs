@@ -29,6 +29,7 @@ mod descriptors;
 mod last_words;
 mod listeners;
 mod logs;
+mod lossless;
 mod pid_files;
 mod preloads;
 mod recovery;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         last_words::tests(),
         listeners::tests(),
         logs::tests(),
+        lossless::tests(),
         pid_files::tests(),
         preloads::tests(),
         recovery::tests(),

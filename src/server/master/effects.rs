@@ -18,6 +18,7 @@ use super::{sampler, signals};
 use crate::proc::{self, Exit, Failure, How, Template};
 use crate::server::config::Config;
 use crate::server::hosting::{encode, preload_entry, worker_entry};
+use crate::server::listener::gate::Waiting;
 use crate::server::message::FromWorker;
 use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::BoxError;
@@ -236,6 +237,9 @@ impl Effects {
     pub(super) fn take_in(&mut self, event: Event) -> Vec<supervisor::Event> {
         match event {
             Event::Signal(signal) => signals::meaning(signal).map(supervisor::Event::Signal).into_iter().collect(),
+            Event::QueuesSeen(Waiting { queued, half_open }) => {
+                vec![supervisor::Event::QueuesSeen { queued, half_open }]
+            }
             Event::Preloaded { template, outcome } => self.preloaded(template, outcome).into_iter().collect(),
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),

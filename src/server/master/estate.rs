@@ -15,6 +15,7 @@ use crate::proc::words_of;
 use crate::server::config::Config;
 use crate::server::inheritance::{FromNext, Inheritance};
 use crate::server::listener::Listener;
+use crate::server::listener::gate::Waiting;
 use crate::server::pid_file::PidFile;
 use crate::server::supervisor;
 
@@ -25,6 +26,8 @@ pub(super) struct Estate {
     /// Inherited, and not configured any more. They go when the old master hands over, which serves on them until then.
     unwanted: Vec<Listener>,
     pid_file: Option<PidFile>,
+    /// Nobody takes the listeners over.
+    gate_is_shut: bool,
     old_master: Option<Arc<OldMaster>>,
     new_master: Option<NewMaster>,
     events: Sender<Event>,
@@ -46,8 +49,16 @@ impl Estate {
             (Some(path), _) => Some(PidFile::claim(path)?),
             (None, _) => None,
         };
-        let estate =
-            |listeners, unwanted| Estate { listeners, unwanted, pid_file, old_master, new_master: None, events, log };
+        let estate = |listeners, unwanted| Estate {
+            listeners,
+            unwanted,
+            pid_file,
+            gate_is_shut: false,
+            old_master,
+            new_master: None,
+            events,
+            log,
+        };
         match Listener::bind_all_but(&config.listen, &mut unwanted) {
             Ok(listeners) => Ok(estate(listeners, unwanted)),
             Err(error) => {
@@ -77,6 +88,9 @@ impl Estate {
             listener.own();
         }
         close(&mut self.unwanted, &self.log);
+        if self.gate_is_shut {
+            self.shut_gate();
+        }
         if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::take_over) {
             warn!(self.log, "cannot take the pid file over"; "why" => words_of(&error));
         }
@@ -149,8 +163,30 @@ impl Estate {
         }
     }
 
+    /// Lets no new client in at the listeners that are this server's own, for good.
+    pub(super) fn shut_gate(&mut self) {
+        self.gate_is_shut = true;
+        for listener in &self.listeners {
+            if let Err(error) = listener.shut_gate() {
+                warn!(self.log, "cannot shut the gate, clients who come now may be lost";
+                    "address" => %listener.address(), "why" => %error);
+            }
+        }
+    }
+
+    pub(super) fn look_at_queues(&self) {
+        // The receiver is the master that owns us.
+        let _ = self.events.send(Event::QueuesSeen(Waiting::at(&self.listeners)));
+    }
+
     /// Closes this process's own listeners; what stands in the file system for one of them goes first.
     pub(super) fn close_listeners(&mut self) {
+        for listener in self.listeners.iter().filter(|_| self.gate_is_shut) {
+            // The workers hold it for a moment more, and accept whoever is in its queue.
+            if let Err(error) = listener.turn_away() {
+                warn!(self.log, "cannot turn new clients away"; "address" => %listener.address(), "why" => %error);
+            }
+        }
         close(&mut self.listeners, &self.log);
     }
 

@@ -2,6 +2,7 @@
 
 use crate::proc::{Error, Exit};
 use crate::server::inheritance::FromNext;
+use crate::server::listener::gate::Waiting;
 use crate::server::message::FromWorker;
 use crate::server::supervisor::StartFailure;
 use crate::server::{Generation, WorkerId};
@@ -11,6 +12,8 @@ use crate::server::{Generation, WorkerId};
 pub(super) enum Event {
     /// A signal came.
     Signal(i32),
+    /// The queues of the listeners have been looked at.
+    QueuesSeen(Waiting),
     /// A template's preload has ended well, or with these words.
     Preloaded { template: TemplateId, outcome: Result<(), String> },
     /// A template's process has ended.

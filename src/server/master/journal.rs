@@ -78,6 +78,12 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
         Notice::Target { workers } => info!(log, "number of workers changed"; "workers" => workers),
         Notice::Paused => info!(log, "workers drain, the listeners stay"),
         Notice::Resumed => info!(log, "workers are forked again"),
+        Notice::Unready { delay } => info!(log, "not ready for new clients"; "gate_in_ms" => millis(*delay)),
+        Notice::GateShut => info!(log, "gate shut"),
+        Notice::QueuesServed { took } => info!(log, "queues served"; "took_ms" => millis(*took)),
+        Notice::QueuesAbandoned { queued } => {
+            warn!(log, "queues not served in time, their clients are lost"; "queued" => queued);
+        }
         Notice::Stopping { signal } => info!(log, "stopping"; "why" => ?signal),
         Notice::Ignored { signal } => info!(log, "a signal means nothing now"; "signal" => ?signal),
     }

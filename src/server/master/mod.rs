@@ -163,6 +163,7 @@ impl Master {
             workers: config.workers.get(),
             max_workers: Workers::MAX,
             start_timeout: config.start_timeout.max(Duration::from_millis(1)),
+            drain_delay: config.drain_delay,
             graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
             max_surge: config.max_surge.get(),
             upgrade_timeout: config.upgrade_timeout.max(Duration::from_millis(1)),
@@ -237,6 +238,8 @@ impl Master {
                     let load = self.effects.sample(memory);
                     self.supervisor.handle(self.began.elapsed(), supervisor::Event::Sampled(load));
                 }
+                Action::ShutGate => self.effects.estate.shut_gate(),
+                Action::LookAtQueues => self.effects.estate.look_at_queues(),
                 Action::CloseListeners => self.effects.estate.close_listeners(),
                 Action::StartUpgrade => self.effects.start_upgrade(),
                 Action::EndUpgrade => self.effects.estate.kill_new_master(),

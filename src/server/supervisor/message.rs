@@ -41,6 +41,8 @@ pub(crate) enum Event {
     WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
     /// What [`Action::Sample`] asked for.
     Sampled(Load),
+    /// What [`Action::LookAtQueues`] has found: clients in a queue, and handshakes under way.
+    QueuesSeen { queued: bool, half_open: bool },
     /// The operator wants something.
     Signal(Signal),
     /// The new master serves. Said at most once for an [`Action::StartUpgrade`].
@@ -132,6 +134,10 @@ pub(crate) enum Action {
     Kill { id: WorkerId, why: KillReason },
     /// Look at all workers, and tell it as [`Event::Sampled`]; at their memory as well only if that is asked for.
     Sample { memory: bool },
+    /// Let no new client in; those who are on the way in still come through. It holds for workers and templates too.
+    ShutGate,
+    /// See who waits at the listeners, and say so with [`Event::QueuesSeen`].
+    LookAtQueues,
     /// Close the master's own listeners; workers still hold theirs.
     CloseListeners,
     /// Start a new master from the program's path, with the listeners; no other one lives.
@@ -226,6 +232,14 @@ pub(crate) enum Notice {
     Paused,
     /// Workers are forked again.
     Resumed,
+    /// New clients are not to be sent here any more; the gate is shut after this delay.
+    Unready { delay: Duration },
+    /// No new client is let in.
+    GateShut,
+    /// Everybody who had come before the gate was shut is accepted; the listeners close.
+    QueuesServed { took: Duration },
+    /// The time is over, and clients may be in the queues; the listeners close.
+    QueuesAbandoned { queued: bool },
     /// The server is on its way out.
     Stopping { signal: Signal },
     /// The signal means nothing now.

@@ -9,6 +9,7 @@
 //! they lack is asked for ([`settle`]). So a seat is filled, rolled or drained by what it lacks now, never by the history that
 //! led to it.
 
+mod farewell;
 mod fleet;
 mod message;
 mod policy;
@@ -31,6 +32,7 @@ mod upgrade;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::farewell::Farewell;
 use self::fleet::Fleet;
 use self::random::Random;
 use self::restarts::Restarts;
@@ -72,6 +74,7 @@ pub(crate) struct Supervisor {
     /// When the boot or the reload under way began.
     began_at: Duration,
     outcome: Outcome,
+    farewell: Farewell,
     fleet: Fleet,
     restarts: Restarts,
     templates: Templates,
@@ -98,6 +101,7 @@ impl Supervisor {
             upgrading: Upgrading::default(),
             began_at: Duration::ZERO,
             outcome: Outcome::Stopped,
+            farewell: Farewell::default(),
             fleet: Fleet::default(),
             restarts: Restarts::default(),
             templates: Templates::default(),
@@ -126,6 +130,7 @@ impl Supervisor {
                 self.worker_report(id, table::Report::Exited { exit, words });
             }
             Event::Sampled(load) => self.sampled(&load),
+            Event::QueuesSeen { queued, half_open } => self.queues_seen(queued, half_open),
             Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),
             Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
             Event::UpgradeReady { pid } => self.upgrade_ready(pid),
@@ -170,6 +175,9 @@ impl Supervisor {
             Timer::Sample => self.sample_due(),
             // The look over probe and seats that follows every event does the rest.
             Timer::SlotRetry(_) | Timer::Probe | Timer::ProbeProven => {}
+            Timer::DrainDelay => self.apply(Cue::DrainDelayOver, ""),
+            Timer::Look => self.act(Action::LookAtQueues),
+            Timer::QueueTime => self.apply(Cue::QueueTimeOver, ""),
         }
     }
 
@@ -193,6 +201,11 @@ impl Supervisor {
     /// How the fleet stands with its failures.
     pub(crate) fn health(&self) -> table::Health {
         self.restarts.health
+    }
+
+    /// Whether new clients are to be sent here: what a load balancer asks.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Preparing | Phase::Rolling)
     }
 
     /// How many workers there are to be.

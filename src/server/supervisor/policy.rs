@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::random::Random;
 use super::recycling::Limits;
 
-/// What the operator may choose. Every duration is longer than zero.
+/// What the operator may choose. Every duration but the drain delay is longer than zero.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     /// Workers at the start, at least 1.
@@ -18,7 +18,13 @@ pub(crate) struct Policy {
     pub(crate) preload_timeout: Duration,
     /// From asking for a worker to its readiness.
     pub(crate) start_timeout: Duration,
-    /// From asking a worker to drain to killing it.
+    /// From the end of readiness to the gate; it may be zero.
+    pub(crate) drain_delay: Duration,
+    /// From one look at the queues to the next.
+    pub(crate) look_interval: Duration,
+    /// For so long after the gate a handshake under way is waited for: a SYN-ACK that was lost is sent again after a second.
+    pub(crate) handshake_timeout: Duration,
+    /// From asking a worker to drain to killing it; at a stop, from the gate.
     pub(crate) graceful_timeout: Duration,
     /// The same during a quick stop.
     pub(crate) quick_timeout: Duration,
@@ -50,6 +56,9 @@ impl Default for Policy {
             max_surge: 1,
             preload_timeout: Duration::from_secs(120),
             start_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            look_interval: Duration::from_millis(10),
+            handshake_timeout: Duration::from_millis(1500),
             graceful_timeout: Duration::from_secs(30),
             quick_timeout: Duration::from_secs(1),
             reap_timeout: Duration::from_secs(2),

@@ -1,7 +1,7 @@
 //! The look over all seats and templates that ends every event.
 
 use super::seats::Seat;
-use super::table::{self, Cue, Role, SeatStep, TemplateStep, UpgradeCue};
+use super::table::{self, Cue, Phase, Role, SeatStep, TemplateStep, UpgradeCue};
 use super::templates::TemplateState;
 use super::timers::Timer;
 use super::{Action, Supervisor};
@@ -20,7 +20,7 @@ impl Supervisor {
             for cue in self.conditions() {
                 self.apply(cue, "");
             }
-            if self.phase.is_ending() {
+            if self.phase.is_leaving() {
                 self.upgrade(UpgradeCue::Ending, "the server was stopped");
             }
             if self.phase == phase {
@@ -43,13 +43,15 @@ impl Supervisor {
 
     fn look_over_seats(&mut self) {
         let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
+        // Behind the gate only those who wait there need workers.
+        let is_needed = self.phase != Phase::Gated || self.farewell.queued;
         let surging = self.fleet.surging_seats(self.wanted, self.current).len();
         let mut room = (self.policy.max_surge.max(1) as usize).saturating_sub(surging);
         let mut allowed = self.allowance();
         for slot in self.restarts.in_order_of_trial(self.fleet.seats.unsettled()) {
             let seat = self.fleet.seat(slot, self.wanted, self.current);
             let wanted = self.phase.is_staffed() && slot.0 < self.target;
-            let may_fork = has_template && allowed > 0 && !self.timers.is_set(Timer::SlotRetry(slot));
+            let may_fork = has_template && is_needed && allowed > 0 && !self.timers.is_set(Timer::SlotRetry(slot));
             match table::seat(wanted, seat.stale_sitter(), seat.fresh_sitter()) {
                 SeatStep::Rest => {}
                 SeatStep::Vacate => self.vacate(seat),

@@ -3,7 +3,7 @@
 use super::fleet::{Worker, WorkerState};
 use super::table::{self, Cue, Phase, Step, Strain};
 use super::timers::Timer;
-use super::{Action, KillReason, Notice, Outcome, Signal, Supervisor};
+use super::{Action, KillReason, Notice, Outcome, Policy, Signal, Supervisor};
 use crate::server::{Generation, WorkerId};
 
 impl Supervisor {
@@ -45,9 +45,25 @@ impl Supervisor {
             }
             Step::Resume => self.notice(Notice::Resumed),
             Step::IgnoreSignal(signal) => self.notice(Notice::Ignored { signal }),
-            Step::Stop => self.stop(Signal::Stop),
+            Step::Stop => {
+                self.notice(Notice::Stopping { signal: Signal::Stop });
+                self.shut_gate();
+            }
+            Step::StopAndWithdraw => {
+                self.notice(Notice::Stopping { signal: Signal::Stop });
+                self.withdraw_incoming("the server stops");
+                self.shut_gate();
+            }
+            Step::Announce => {
+                self.announce_stop();
+                self.withdraw_incoming("the server stops");
+            }
+            Step::ShutGate => self.shut_gate(),
+            Step::CloseServedListeners => self.close_served_listeners(),
+            Step::AbandonQueues => self.abandon_queues(),
             Step::Quit => {
-                self.stop(Signal::Quit);
+                self.notice(Notice::Stopping { signal: Signal::Quit });
+                self.close_listeners();
                 self.hasten();
             }
             Step::Hasten => {
@@ -71,11 +87,14 @@ impl Supervisor {
     pub(super) fn drain(&mut self, id: WorkerId) {
         self.fleet.set_state(id, WorkerState::Draining);
         self.timers.cancel(Timer::Age(id));
-        let limit = match self.phase {
-            Phase::Quitting => self.policy.quick_timeout,
-            _ => self.policy.graceful_timeout,
+        let Policy { quick_timeout: quick, graceful_timeout: graceful, .. } = self.policy;
+        let deadline = match (self.phase, self.farewell.leave_by) {
+            (Phase::Quitting, _) => self.now + quick,
+            // Also at the end of a stop's time whoever has nothing in hand can leave by itself.
+            (Phase::Stopping, Some(leave_by)) => leave_by.max(self.now + quick.min(graceful)),
+            _ => self.now + graceful,
         };
-        self.timers.set(Timer::Worker(id), self.now + limit);
+        self.timers.set(Timer::Worker(id), deadline);
         self.act(Action::Drain { id });
     }
 
@@ -93,7 +112,7 @@ impl Supervisor {
 
     fn fail_boot(&mut self, words: &str) {
         self.outcome = Outcome::BootFailed { words: words.to_owned() };
-        self.act(Action::CloseListeners);
+        self.close_listeners();
         // Those who are ready may have a request in hand, as clients of the master before this one do.
         self.kill_where(|worker| worker.state() != WorkerState::Ready, KillReason::BootFailed);
     }
@@ -168,11 +187,6 @@ impl Supervisor {
     fn pause(&mut self) {
         self.reload_queued = false;
         self.notice(Notice::Paused);
-    }
-
-    fn stop(&mut self, signal: Signal) {
-        self.notice(Notice::Stopping { signal });
-        self.act(Action::CloseListeners);
     }
 
     fn hasten(&mut self) {

@@ -26,7 +26,11 @@ pub(crate) enum Phase {
     Paused,
     /// The same, while the template preloads whose workers are to fill the slots.
     Replenishing,
-    /// Leaving: the workers have the graceful timeout.
+    /// Leaving: no more ready for new clients, who are served until they have heard of it.
+    Unready,
+    /// Leaving: the gate is shut, and whoever has come through is served.
+    Gated,
+    /// Leaving: the listeners are closed, and the workers have the graceful timeout, counted from the gate.
     Stopping,
     /// Leaving: the workers have the quick timeout.
     Quitting,
@@ -41,12 +45,17 @@ pub(crate) enum Phase {
 impl Phase {
     /// Whether each slot below the target is to have a worker.
     pub(super) fn is_staffed(self) -> bool {
-        matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling)
+        matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling | Self::Unready | Self::Gated)
     }
 
-    /// Whether the server is on its way out, or gone.
+    /// Whether the listeners are closed, and nobody is forked any more.
     pub(super) fn is_ending(self) -> bool {
         matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Yielding | Self::Left)
+    }
+
+    /// Whether the server has been told to leave, or is on its way out.
+    pub(super) fn is_leaving(self) -> bool {
+        matches!(self, Self::Unready | Self::Gated) || self.is_ending()
     }
 
     /// Whether a new master may be started beside this one, which has proven itself.
@@ -83,6 +92,12 @@ pub(super) enum Cue {
     Asked(Signal),
     /// A new master has the listeners and serves.
     HandedOver,
+    /// Since the readiness went, the drain delay is over.
+    DrainDelayOver,
+    /// Whoever came through before the gate was shut is accepted.
+    QueuesServed,
+    /// The graceful timeout, counted from the gate, is over.
+    QueueTimeOver,
     /// Condition: each slot below the target has one worker, ready and of the wanted generation.
     Staffed,
     /// Condition: a queued reload waits.
@@ -118,7 +133,16 @@ pub(super) enum Step {
     PauseAndWithdraw,
     Resume,
     IgnoreSignal(Signal),
+    /// Shut the gate at once: no new client was sent here yet, or any more.
     Stop,
+    /// The same, and withdraw what was being prepared.
+    StopAndWithdraw,
+    /// Readiness goes; what was being prepared or rolled is withdrawn.
+    Announce,
+    ShutGate,
+    CloseServedListeners,
+    /// Close them with clients in their queues.
+    AbandonQueues,
     Quit,
     /// The quick timeout for those who have the graceful one.
     Hasten,
@@ -145,6 +169,9 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (Booting | Serving | Preparing,           DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot, Cause::DiedYoung)),
         (Serving | Preparing,                     StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot, Cause::NeverReady)),
         (Serving | Preparing,                     Shortage(Current))             => (phase,     Step::FeelShortage),
+        (Unready | Gated,                         DiedYoung(Current, slot))      => (phase,     Step::DelaySlot(slot, Cause::DiedYoung)),
+        (Unready | Gated,                         StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot, Cause::NeverReady)),
+        (Unready | Gated,                         Shortage(Current))             => (phase,     Step::FeelShortage),
         (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
         (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
@@ -177,13 +204,21 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (Serving,                                 Asked(S::DrainWorkers))        => (Paused,    Step::Pause),
         (Preparing | Rolling | Replenishing,      Asked(S::DrainWorkers))        => (Paused,    Step::PauseAndWithdraw),
 
+        // The last stop: whoever has come is served before the listeners close.
+        (Serving | Preparing | Rolling,           Asked(S::Stop))                => (Unready,   Step::Announce),
+        (New | Booting | Paused,                  Asked(S::Stop))                => (Gated,     Step::Stop),
+        (Replenishing,                            Asked(S::Stop))                => (Gated,     Step::StopAndWithdraw),
+        (Unready,                                 DrainDelayOver)                => (Gated,     Step::ShutGate),
+        (Gated,                                   QueuesServed)                  => (Stopping,  Step::CloseServedListeners),
+        (Gated,                                   QueueTimeOver)                 => (Stopping,  Step::AbandonQueues),
+        (Unready | Gated,                         Asked(S::Stop))                => (phase,     Step::Nothing),
+
         // The way out: each more urgent wish overrides, and it ends when nobody is left.
         (Stopping | Yielding,                     Asked(S::Quit))                => (Quitting,  Step::Hasten),
         (Quitting,                                Asked(S::Quit))                => (Killing,   Step::KillAll),
         (Stopping | Quitting | Killing | Yielding, Empty)                        => (Left,      Step::Leave),
         (Stopping | Quitting | Killing | Yielding | Left, _)                     => (phase,     Step::Nothing),
         (_,                                       HandedOver)                    => (Yielding,  Step::Yield),
-        (_,                                       Asked(S::Stop))                => (Stopping,  Step::Stop),
         (_,                                       Asked(S::Quit))                => (Quitting,  Step::Quit),
 
         (_,                                       Asked(signal))                 => (phase,     Step::IgnoreSignal(signal)),
@@ -238,7 +273,7 @@ pub(super) fn upgrade(phase: Phase, upgrade: Upgrade, cue: UpgradeCue) -> (Upgra
     use UpgradeCue::*;
     match (upgrade, cue) {
         (Idle,      Asked) if phase.is_upgradable() => (UnderWay,  UpgradeStep::Start),
-        (_,         Asked) if !phase.is_ending()    => (upgrade,   UpgradeStep::Ignore),
+        (_,         Asked) if !phase.is_leaving()   => (upgrade,   UpgradeStep::Ignore),
         (UnderWay,  Ready)                          => (Done,      UpgradeStep::HandOver),
         (UnderWay,  Lost)                           => (Idle,      UpgradeStep::Fail),
         (UnderWay,  Late | Ending)                  => (CalledOff, UpgradeStep::CallOff),

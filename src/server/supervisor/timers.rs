@@ -14,6 +14,12 @@ pub(super) enum Timer {
     TemplateRetry(Generation),
     /// A worker should be ready, or should have drained.
     Worker(WorkerId),
+    /// The time between the end of readiness and the gate is over.
+    DrainDelay,
+    /// The queues are to be looked at again.
+    Look,
+    /// The queues should have been served.
+    QueueTime,
     /// The delay before a slot's next worker is over.
     SlotRetry(Slot),
     /// A worker has reached its age.

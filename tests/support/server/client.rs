@@ -57,19 +57,13 @@ impl Client {
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(Box::new(stream))
         };
-        let mut local_address = "unix".to_owned();
+        let local_address = "unix".to_owned();
         let socket = match address.strip_prefix("unix:") {
             Some(path) => match path.strip_prefix('@') {
                 Some(name) => unix(UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?)?,
                 None => unix(UnixStream::connect(path)?)?,
             },
-            None => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_nodelay(true)?;
-                local_address = stream.local_addr()?.to_string();
-                Box::new(stream)
-            }
+            None => return Client::over(TcpStream::connect(address)?),
         };
         Ok(Client { socket: BufReader::new(socket), local_address })
     }
@@ -77,6 +71,14 @@ impl Client {
     /// This end, as the server sees it.
     pub fn local_address(&self) -> &str {
         &self.local_address
+    }
+
+    /// A client over a connection that exists, or is being made.
+    pub fn over(stream: TcpStream) -> io::Result<Client> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let local_address = stream.local_addr()?.to_string();
+        Ok(Client { socket: BufReader::new(Box::new(stream)), local_address })
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! the log itself, and is bounded by [`PATIENCE`].
 
 pub mod client;
+pub mod crowd;
 pub mod load;
 pub mod log;
 pub mod processes;

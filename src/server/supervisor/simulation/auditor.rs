@@ -49,6 +49,10 @@ pub(super) struct Auditor {
     pub(super) stops: u32,
     pub(super) served: bool,
     pub(super) reload_failed: bool,
+    /// Since when the gate is shut.
+    pub(super) gate_shut: Option<Duration>,
+    /// Somebody was in the queue when it was last looked at.
+    queued: bool,
     pub(super) listeners_closed: bool,
     pub(super) handed_over: bool,
     pub(super) left: bool,
@@ -72,6 +76,8 @@ impl Auditor {
             stops: 0,
             served: false,
             reload_failed: false,
+            gate_shut: None,
+            queued: false,
             listeners_closed: false,
             handed_over: false,
             left: false,
@@ -122,6 +128,7 @@ impl Auditor {
             Event::WorkerExited { id, .. } => {
                 self.workers.remove(id);
             }
+            Event::QueuesSeen { queued, .. } => self.queued = *queued,
             Event::Signal(signal) => {
                 self.forks.clear();
                 self.quits += u32::from(*signal == Signal::Quit);
@@ -152,7 +159,7 @@ impl Auditor {
                 assert!(!self.retired.contains(generation), "its executable is gone");
                 assert!(generation.0 <= self.newest.0 + 1);
                 self.newest = self.newest.max(*generation);
-                assert!(!self.is_ending(), "started on the way out");
+                assert!(!self.standing.phase.is_ending(), "started on the way out");
             }
             Action::CloseTemplate { generation } => self.check_close(*generation, world),
             Action::Retire { generation } => {
@@ -170,9 +177,17 @@ impl Auditor {
                 let serves = |worker: &Worker| worker.ready.is_some() && worker.is_seated();
                 assert!(self.workers.values().any(serves), "nobody to look at");
             }
+            Action::ShutGate => {
+                assert!(self.stops > 0 && !self.listeners_closed);
+                assert!(self.gate_shut.replace(self.now).is_none(), "shut twice");
+            }
+            Action::LookAtQueues => assert!(self.gate_shut.is_some() && !self.listeners_closed),
             Action::CloseListeners => {
                 assert!(!self.listeners_closed, "closed twice");
                 self.listeners_closed = true;
+                let time_is_over = |at| self.now >= at + self.policy.graceful_timeout;
+                let served = self.gate_shut.is_some_and(|at| world.queued() == 0 || time_is_over(at));
+                assert!(served || self.quits > 0 || !self.served, "closed with clients in the queue");
             }
             Action::StartUpgrade => {
                 assert!(!world.has_new_master(), "two upgrades at once");
@@ -265,8 +280,9 @@ impl Auditor {
         assert!(id.0 > self.last_id, "an id used again");
         self.last_id = id.0;
         assert!(slot.0 < supervisor.target());
-        assert!(!self.is_ending(), "forked on the way out");
+        assert!(!supervisor.phase().is_ending(), "forked on the way out");
         assert!(!is_paused(supervisor.phase()));
+        assert!(supervisor.phase() != Phase::Gated || self.queued, "forked for nobody");
         let worker = Worker {
             slot,
             generation,
@@ -291,6 +307,7 @@ impl Auditor {
     fn check_drain(&mut self, id: WorkerId, supervisor: &Supervisor) {
         let worker = self.workers.get(&id).expect("drained a stranger");
         assert!(worker.is_seated(), "drained twice");
+        let ending = supervisor.phase().is_ending();
         let paused = is_paused(supervisor.phase());
         let fewer = worker.slot.0 >= supervisor.target();
         let replaced = self.workers.iter().any(|(other_id, other)| {
@@ -302,10 +319,13 @@ impl Auditor {
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });
         let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
-        assert!(self.is_ending() || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
-        let limit = match self.quits {
-            0 => self.policy.graceful_timeout,
-            _ => self.policy.quick_timeout,
+        assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
+        let graceful = self.policy.graceful_timeout;
+        let limit = match self.gate_shut {
+            _ if self.quits > 0 => self.policy.quick_timeout,
+            // At a stop the time counts from the gate.
+            Some(at) if ending => (at + graceful).saturating_sub(self.now).max(self.policy.quick_timeout),
+            _ => graceful,
         };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.leaving = Some((self.now, limit));

@@ -144,8 +144,10 @@ impl Consequences {
             (_, Failure::DiedWell) => {}
             (Phase::Booting, Failure::Start | Failure::Shortage) => self.boot_must_end = true,
             (Phase::Rolling, _) if is_incoming => self.reload_must_end = true,
-            (Phase::Serving | Phase::Preparing, Failure::Shortage) if is_current => self.health.shortage(),
-            (Phase::Booting | Phase::Serving | Phase::Preparing, _) if is_current => {
+            (Phase::Serving | Phase::Preparing | Phase::Unready | Phase::Gated, Failure::Shortage) if is_current => {
+                self.health.shortage()
+            }
+            (Phase::Booting | Phase::Serving | Phase::Preparing | Phase::Unready | Phase::Gated, _) if is_current => {
                 self.health.charge();
                 let failures = self.failures.entry(slot).or_default();
                 *failures += 1;

@@ -88,6 +88,10 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(ReloadQueued",
         "Notice(Paused",
         "Notice(Resumed",
+        "Notice(Unready",
+        "Notice(GateShut",
+        "Notice(QueuesServed",
+        "Notice(QueuesAbandoned",
         "Kill(NotReady",
         "Kill(NotDrained",
         "Kill(TemplateLost",
@@ -149,6 +153,7 @@ impl Life {
                 age: (random.below(3) == 0).then(|| SECOND * (5 + random.below(60))),
                 memory: (random.below(3) == 0).then(|| 100 + u64::from(random.below(1000))),
             },
+            drain_delay: MS * random.below(3) * 700,
             ..Policy::default()
         };
         Self {

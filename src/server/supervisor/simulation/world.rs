@@ -45,6 +45,8 @@ enum Happening {
     Sticks(WorkerId),
     Dies(WorkerId, Exit),
     NeverBorn(WorkerId, StartFailure),
+    /// The queues have been looked at.
+    Looked,
     /// A report that comes late, or twice.
     Echo(Event),
     Asked(Signal),
@@ -67,6 +69,10 @@ pub(super) struct World {
     processes: BTreeMap<WorkerId, Process>,
     /// Which of all new masters lives and does not serve yet.
     new_master: Option<u64>,
+    /// How many clients are in the queue behind the shut gate.
+    queued: u32,
+    /// One more completes its handshake then, or never.
+    half_open: Option<(Duration, bool)>,
 }
 
 impl World {
@@ -81,6 +87,8 @@ impl World {
             templates: BTreeMap::new(),
             processes: BTreeMap::new(),
             new_master: None,
+            queued: 0,
+            half_open: None,
         }
     }
 
@@ -137,6 +145,10 @@ impl World {
         self.new_master.is_some()
     }
 
+    pub(super) fn queued(&self) -> u32 {
+        self.queued
+    }
+
     pub(super) fn processes(&self) -> usize {
         self.processes.len()
     }
@@ -147,6 +159,7 @@ impl World {
             return Vec::new();
         };
         match happening {
+            Happening::Looked => self.look_at_queues(now),
             Happening::TemplateReady(generation, life) => self.template_ready(now, generation, life),
             Happening::TemplateFails(generation, life) => {
                 let words = "preload failed".to_owned();
@@ -206,6 +219,11 @@ impl World {
                 self.plan(then, Happening::UpgradeFails(self.new_master.expect("there is a new master")));
             }
             Action::HandOver => self.new_master = None,
+            Action::ShutGate => self.shut_gate(now),
+            Action::LookAtQueues => {
+                let then = now + MS * self.random.below(5);
+                self.plan(then, Happening::Looked);
+            }
             Action::Sample { .. }
             | Action::Retire { .. }
             | Action::CloseListeners
@@ -228,6 +246,27 @@ impl World {
                 self.plan(then, Happening::UpgradeReady(number));
             }
             _ => {}
+        }
+    }
+
+    /// Workers that serve take clients from the queue between one look and the next; some are stuck for long.
+    fn look_at_queues(&mut self, now: Duration) -> Vec<Event> {
+        if let Some((_, completes)) = self.half_open.take_if(|(until, _)| *until <= now) {
+            self.queued += u32::from(completes);
+        }
+        let event = Event::QueuesSeen { queued: self.queued > 0, half_open: self.half_open.is_some() };
+        let serves = |process: &&Process| process.ready && !process.killed && !process.stubborn;
+        let serving = self.processes.values().filter(serves).count() as u32;
+        self.queued = self.queued.saturating_sub(self.random.below(1 + serving));
+        vec![event]
+    }
+
+    fn shut_gate(&mut self, now: Duration) {
+        self.queued = self.random.below(4) * 3;
+        if self.random.below(3) == 0 {
+            let completes = self.random.below(2) == 0;
+            let longest = if completes { 1_400 } else { 10_000 };
+            self.half_open = Some((now + MS * self.random.below(longest), completes));
         }
     }
 

@@ -105,6 +105,19 @@ impl Bench {
         self.tell(Event::WorkerExited { id: WorkerId(id), exit, words: None });
     }
 
+    /// Told to stop; the gate is shut.
+    fn stop(&mut self) {
+        self.signal(Signal::Stop);
+        self.wait(Duration::ZERO);
+    }
+
+    /// Two looks at the queues find nobody.
+    fn nobody_waits(&mut self) {
+        self.tell(queues_seen(false, false));
+        self.wait(10 * MS);
+        self.tell(queues_seen(false, false));
+    }
+
     fn take(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
@@ -120,6 +133,10 @@ impl Bench {
         let mut workers = self.supervisor.workers();
         workers.find(|(worker, _)| worker.id == WorkerId(id)).map(|(_, state)| state)
     }
+}
+
+fn queues_seen(queued: bool, half_open: bool) -> Event {
+    Event::QueuesSeen { queued, half_open }
 }
 
 fn start(generation: u32) -> Action {

@@ -3,12 +3,16 @@
 use super::*;
 
 #[test]
-fn a_stop_drains_then_kills_and_leaves_when_nobody_is_left() {
+fn a_stop_shuts_the_gate_serves_the_queue_drains_then_kills_and_leaves_when_nobody_is_left() {
     let mut bench = Bench::serving(2);
-    bench.signal(Signal::Stop);
-    assert_eq!(bench.asked(), [Action::CloseListeners, drain(1), drain(2)]);
+    bench.stop();
+    assert_eq!(bench.asked(), [Action::ShutGate, Action::LookAtQueues]);
+    bench.nobody_waits();
+    assert_eq!(bench.asked(), [Action::LookAtQueues, Action::CloseListeners, drain(1), drain(2)]);
     bench.exits(1, Exit::Clean);
-    bench.wait(30 * SECOND);
+    bench.wait(30 * SECOND - 11 * MS);
+    assert_eq!(bench.asked(), [], "the time counts from the gate");
+    bench.wait(MS);
     assert_eq!(bench.asked(), [kill(2, KillReason::NotDrained)]);
     bench.exits(2, Exit::Signal(9));
     assert_eq!(bench.asked(), [close(1), Action::Leave(Outcome::Stopped)]);
@@ -18,13 +22,132 @@ fn a_stop_drains_then_kills_and_leaves_when_nobody_is_left() {
 }
 
 #[test]
+fn readiness_goes_the_drain_delay_before_the_gate_and_the_workers_serve_on() {
+    let mut bench = Bench::with(Policy { workers: 1, drain_delay: 5 * SECOND, ..Policy::default() });
+    bench.tell(Event::Boot);
+    assert!(!bench.supervisor.is_ready());
+    bench.template_ready(1);
+    bench.ready(1);
+    bench.wait(60 * SECOND);
+    bench.take();
+    assert!(bench.supervisor.is_ready());
+    bench.signal(Signal::Stop);
+    assert!(!bench.supervisor.is_ready());
+    bench.exits(1, Exit::Signal(11));
+    assert_eq!(bench.asked(), [fork(2, 0, 1)], "somebody has to serve");
+    bench.ready(2);
+    for signal in [Signal::Stop, Signal::Reload, Signal::More, Signal::Fewer, Signal::DrainWorkers] {
+        bench.signal(signal);
+    }
+    bench.wait(5 * SECOND - MS);
+    assert_eq!(bench.asked(), []);
+    bench.wait(MS);
+    assert_eq!(bench.asked(), [Action::ShutGate, Action::LookAtQueues]);
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.asked(), []);
+}
+
+#[test]
+fn the_queue_is_served_before_the_listeners_close() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    bench.take();
+    for seen in [(true, false), (false, true), (true, true), (false, false), (true, false), (false, false)] {
+        bench.tell(queues_seen(seen.0, seen.1));
+        assert_eq!(bench.asked(), [], "{seen:?}");
+        bench.wait(10 * MS);
+        assert_eq!(bench.asked(), [Action::LookAtQueues]);
+    }
+    bench.tell(queues_seen(false, false));
+    assert_eq!(bench.asked(), [Action::CloseListeners, drain(1)]);
+    bench.tell(queues_seen(true, true));
+    assert_eq!(bench.asked(), [], "a late look");
+}
+
+#[test]
+fn a_handshake_that_is_never_completed_holds_up_the_stop_for_its_time_and_no_longer() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    for _ in 0..150 {
+        bench.tell(queues_seen(false, true));
+        bench.wait(10 * MS);
+    }
+    assert!(!bench.asked().contains(&Action::CloseListeners));
+    bench.tell(queues_seen(false, true));
+    bench.wait(10 * MS);
+    bench.tell(queues_seen(false, true));
+    assert!(bench.asked().contains(&Action::CloseListeners));
+}
+
+#[test]
+fn behind_the_gate_a_worker_is_forked_if_somebody_waits_and_only_then() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    bench.take();
+    bench.exits(1, Exit::Signal(9));
+    assert_eq!(bench.asked(), [], "nobody waits, as far as is known");
+    bench.tell(queues_seen(true, false));
+    assert_eq!(bench.asked(), [fork(2, 0, 1)]);
+    bench.ready(2);
+    bench.nobody_waits();
+    assert_eq!(bench.asked(), [Action::LookAtQueues, Action::CloseListeners, drain(2)]);
+}
+
+#[test]
+fn a_stop_of_a_paused_server_serves_who_waits_and_forks_for_nobody_else() {
+    for queued in [false, true] {
+        let mut bench = Bench::serving(1);
+        bench.signal(Signal::DrainWorkers);
+        bench.exits(1, Exit::Clean);
+        bench.take();
+        bench.stop();
+        bench.tell(queues_seen(queued, false));
+        assert_eq!(bench.asked().contains(&fork(2, 0, 1)), queued);
+    }
+}
+
+#[test]
+fn a_queue_that_nobody_serves_in_time_is_given_up_and_its_workers_are_killed() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    bench.tell(queues_seen(true, false));
+    bench.take();
+    bench.wait(30 * SECOND);
+    let actions = bench.take();
+    assert!(actions.contains(&Action::Notice(Notice::QueuesAbandoned { queued: true })));
+    assert!(actions.ends_with(&[Action::CloseListeners, drain(1)]), "{actions:?}");
+    bench.wait(SECOND);
+    assert_eq!(bench.asked(), [kill(1, KillReason::NotDrained)]);
+}
+
+#[test]
 fn a_quick_stop_has_a_short_patience_also_with_those_who_drain_already() {
     let mut bench = Bench::serving(1);
-    bench.signal(Signal::Stop);
+    bench.stop();
+    bench.nobody_waits();
     bench.take();
     bench.signal(Signal::Quit);
     bench.wait(SECOND);
     assert_eq!(bench.asked(), [kill(1, KillReason::NotDrained)]);
+}
+
+#[test]
+fn a_quick_stop_waits_neither_for_the_drain_delay_nor_for_the_queue() {
+    for gated in [false, true] {
+        let mut bench = Bench::serving(1);
+        bench.signal(Signal::Stop);
+        if gated {
+            bench.wait(Duration::ZERO);
+        }
+        bench.take();
+        bench.signal(Signal::Quit);
+        assert_eq!(bench.asked(), [Action::CloseListeners, drain(1)]);
+        bench.tell(queues_seen(true, false));
+        bench.wait(SECOND - MS);
+        assert_eq!(bench.asked(), []);
+        bench.wait(MS);
+        assert_eq!(bench.asked(), [kill(1, KillReason::NotDrained)]);
+    }
 }
 
 #[test]
@@ -43,28 +166,51 @@ fn a_stop_works_while_booting() {
     let mut bench = Bench::new(1);
     bench.tell(Event::Boot);
     bench.take();
-    bench.signal(Signal::Stop);
-    assert_eq!(bench.asked(), [Action::CloseListeners, close(1), Action::Leave(Outcome::Stopped)]);
+    bench.stop();
+    assert_eq!(bench.asked(), [Action::ShutGate, Action::LookAtQueues]);
+    bench.nobody_waits();
+    let asked = bench.asked();
+    assert_eq!(asked[1..], [Action::CloseListeners, close(1), Action::Leave(Outcome::Stopped)]);
 }
 
 #[test]
-fn a_stop_works_while_rolling() {
+fn a_stop_while_booting_serves_who_waits_already() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.stop();
+    bench.tell(queues_seen(true, false));
+    bench.take();
+    bench.template_ready(1);
+    assert_eq!(bench.asked(), [fork(1, 0, 1)]);
+    bench.ready(1);
+    bench.nobody_waits();
+    assert_eq!(bench.asked(), [Action::LookAtQueues, Action::CloseListeners, drain(1)]);
+}
+
+#[test]
+fn a_stop_while_rolling_withdraws_the_new_generation() {
     let mut bench = Bench::serving(1);
     bench.signal(Signal::Reload);
     bench.template_ready(2);
     bench.forked(2);
     bench.take();
     bench.signal(Signal::Stop);
-    assert_eq!(bench.asked(), [Action::CloseListeners, drain(1), drain(2)]);
+    assert_eq!(bench.asked(), [retire(2), drain(2)]);
     bench.exits(2, Exit::Clean);
+    assert_eq!(bench.asked(), [close(2)]);
+    bench.wait(Duration::ZERO);
+    bench.take();
+    bench.nobody_waits();
+    assert_eq!(bench.asked(), [Action::LookAtQueues, Action::CloseListeners, drain(1)]);
     bench.exits(1, Exit::Clean);
-    assert_eq!(bench.asked(), [close(2), close(1), Action::Leave(Outcome::Stopped)]);
+    assert_eq!(bench.asked(), [close(1), Action::Leave(Outcome::Stopped)]);
 }
 
 #[test]
 fn a_killed_worker_whose_end_never_comes_is_neither_forgotten_nor_killed_again() {
     let mut bench = Bench::serving(1);
-    bench.signal(Signal::Stop);
+    bench.stop();
+    bench.nobody_waits();
     bench.wait(30 * SECOND);
     bench.take();
     bench.wait(2 * SECOND);
