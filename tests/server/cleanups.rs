@@ -87,10 +87,11 @@ struct Noting {
 }
 
 impl Noting {
-    fn start(request_timeout: &str) -> Noting {
+    fn start(request_timeout: &str, kill_after: &str) -> Noting {
         let folder = tempfile::tempdir().expect("a folder");
         let notes = format!("notes={}", folder.path().join("notes").display());
         let launch = Launch::fixture("cleanups").args(["--workers", "1", "--request-timeout", request_timeout]);
+        let launch = launch.args(["--request-kill-after", kill_after]);
         Noting { server: launch.args(["--arg", &notes]).start(), folder }
     }
 
@@ -111,7 +112,7 @@ impl Noting {
 }
 
 fn cleanups_run_in_reverse_order_on_every_way_out_that_leaves_the_worker_alive() {
-    let noting = Noting::start("200ms");
+    let noting = Noting::start("200ms", "20s");
     let pid = noting.ask("return").expect("an answer");
     let mut expected = vec!["return second".to_owned(), "return first".to_owned()];
     for (way, answered) in [("close", false), ("fail", false), ("panic", false), ("wait", false)] {
@@ -126,7 +127,7 @@ fn cleanups_run_in_reverse_order_on_every_way_out_that_leaves_the_worker_alive()
 }
 
 fn cleanups_run_even_if_one_of_them_panics() {
-    let noting = Noting::start("20s");
+    let noting = Noting::start("20s", "20s");
     let mut client = noting.server.client();
     let pid = client.exchange("panic in cleanup").expect("an answer");
     noting.await_notes(&["panic in cleanup second", "panic in cleanup first"]);
@@ -136,7 +137,7 @@ fn cleanups_run_even_if_one_of_them_panics() {
 }
 
 fn cleanups_run_before_the_next_request_and_once() {
-    let noting = Noting::start("20s");
+    let noting = Noting::start("20s", "20s");
     let mut client = noting.server.client();
     client.send("return\nclose\n").expect("two requests at once");
     assert!(client.line().is_ok());
@@ -145,13 +146,14 @@ fn cleanups_run_before_the_next_request_and_once() {
 }
 
 fn a_cleanup_is_not_interrupted_by_the_deadline_that_ended_its_request() {
-    let noting = Noting::start("400ms");
+    // The cleanups have a deadline of their own, just as long, which must not come while they are blocked.
+    let noting = Noting::start("2s", "20s");
     assert_eq!(noting.ask("blocking cleanup"), None, "the deadline ends it");
     noting.await_notes(&["Ok(0)", "blocking cleanup second", "blocking cleanup first"]);
 }
 
 fn a_cleanup_that_hangs_does_not_keep_its_worker_for_ever() {
-    let noting = Noting::start("100ms");
+    let noting = Noting::start("200ms", "500ms");
     let pid: i32 = noting.ask("hanging cleanup").and_then(|pid| pid.parse().ok()).expect("an answer");
     let end = noting.server.log.wait("its end", |record| record.is_about("worker exited", pid));
     assert_eq!(end.str("why"), "was killed by signal 14");
@@ -224,4 +226,6 @@ fn a_lock_reaches_no_subprocess() {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim();
     let flags = i32::from_str_radix(flags, 8).expect("octal");
     assert_eq!(flags & nix::libc::O_CLOEXEC, nix::libc::O_CLOEXEC, "{info}");
+    // It would hold up the stop.
+    signal_process(holder, Signal::SIGKILL);
 }
