@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Trial> {
         after_a_failed_reload_the_next_one_succeeds,
         a_reload_picks_up_a_replaced_binary,
         a_crash_does_not_pick_up_a_replaced_binary,
+        a_link_that_leads_to_another_version_is_followed_by_reload_and_upgrade,
         reloads_during_a_reload_become_one,
         invariant_7_25_reloads_at_random_gaps_under_load_lose_nothing_and_leave_nothing_behind,
         invariant_8_workers_that_die_young_leave_the_old_generation_serving,
@@ -205,15 +206,20 @@ pub fn with_replaced_binary() -> (tempfile::TempDir, Server) {
     let program = copy(directory.path(), &this);
     let server = Launch::fixture("probe").with_program(&program).args(["--workers", "2"]).start();
     assert_eq!(version(&server), "1");
-    let mut bytes = fs::read(&this).expect("it can be read");
+    copy(directory.path(), &next_version(directory.path()));
+    (directory, server)
+}
+
+/// The next version of this binary, in a file of that directory.
+fn next_version(directory: &Path) -> PathBuf {
+    let mut bytes = fs::read(std::env::current_exe().expect("a path")).expect("it can be read");
     let mark = crate::fixtures::VERSION.as_bytes();
     let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the mark is in the image");
     bytes[at + mark.len() - 1] = b'2';
-    let next = directory.path().join("next");
+    let next = directory.join("next");
     fs::write(&next, bytes).expect("the next version");
     fs::set_permissions(&next, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    copy(directory.path(), &next);
-    (directory, server)
+    next
 }
 
 pub fn version(server: &Server) -> String {
@@ -237,6 +243,25 @@ fn a_crash_does_not_pick_up_a_replaced_binary() {
         server.successor(slot, worker);
     }
     assert_eq!(version(&server), "1");
+}
+
+fn a_link_that_leads_to_another_version_is_followed_by_reload_and_upgrade() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (link, beside) = (directory.path().join("current"), directory.path().join("current.new"));
+    let lead_to = |version: &Path| {
+        symlink(version, &beside).and_then(|()| fs::rename(&beside, &link)).expect("a link in its place");
+    };
+    let (first, second) = (std::env::current_exe().expect("a path"), next_version(directory.path()));
+    lead_to(&first);
+    let mut server = Launch::fixture("probe").with_program(&link).args(["--workers", "2"]).start();
+    assert_eq!(version(&server), "1");
+    lead_to(&second);
+    reload(&server, 2);
+    eventually("the second version answers", || version(&server) == "2");
+    lead_to(&first);
+    server.upgrade();
+    assert_eq!(version(&server), "1");
+    server.stop();
 }
 
 fn reloads_during_a_reload_become_one() {

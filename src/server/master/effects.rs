@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::Sender;
 use nix::libc;
@@ -36,8 +39,21 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn current() -> io::Result<Program> {
-        Ok(Program { path: env::current_exe()?, image: Image::current()? })
+        Ok(Program { path: path_as_started()?, image: Image::current()? })
     }
+}
+
+/// Where this program was started from, with the symbolic links on the way: one that leads to another version by then is
+/// to be followed. What was found by its name alone, or named itself otherwise, is where the kernel says it is.
+fn path_as_started() -> io::Result<PathBuf> {
+    let found = env::current_exe()?;
+    let Some(written) = env::args_os().next().filter(|name| name.as_bytes().contains(&b'/')) else {
+        return Ok(found);
+    };
+    let written = std::path::absolute(written)?;
+    let file = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    let is_this = matches!((file(&written), file(Path::new("/proc/self/exe"))), (Ok(there), Ok(this)) if there == this);
+    Ok(if is_this { written } else { found })
 }
 
 /// The templates, the workers and the estate of a master.
