@@ -23,9 +23,6 @@ use super::trace;
 /// How soon the signal comes again once the soft moment has passed.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// How long leaving the call stack behind may take.
-const WALK: Duration = Duration::from_millis(200);
-
 const NEVER: u64 = u64::MAX;
 
 // The handler can reach nothing but statics. It runs on the thread that stores here, between two
@@ -108,15 +105,9 @@ extern "C" fn on_alarm(_: libc::c_int) {
 /// Ends the process by SIGALRM, after its last words to the client.
 fn die() {
     last_words::speak(Cause::Deadline);
+    trace::leave();
     // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
     unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
-    // From here on the signal ends the process at once, so that no walk over a broken stack can last.
-    set_timer(Monotonic::now().after(WALK).nanos());
-    let mut alarm = SigSet::empty();
-    alarm.add(Signal::SIGALRM);
-    // It cannot fail for a valid signal.
-    let _ = alarm.thread_unblock();
-    trace::leave();
     // SAFETY: as above.
     unsafe { libc::raise(libc::SIGALRM) };
 }

@@ -1,6 +1,6 @@
 //! The signals by which a process dies of its own fault: SEGV, BUS, ILL, FPE, ABRT.
 //!
-//! The handler says the last words and lets the signal take its default course, so the process ends by
+//! The handler says the last words, leaves the call stack for the log, and lets the signal take its default course, so the process ends by
 //! the same signal as without it, and leaves a core where one is wanted. It runs on an alternate stack
 //! (sigaltstack(2)): a stack that has overflowed can take no handler.
 
@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 
 use super::last_words::{self, Cause};
+use super::trace;
 
 const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
 
@@ -59,6 +60,7 @@ pub(crate) fn install() -> Result<(), Errno> {
 /// signal that is raised acts when the handler returns.
 extern "C" fn on_crash(signal: libc::c_int) {
     last_words::speak(Cause::Crash);
+    trace::leave();
     // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: as above.

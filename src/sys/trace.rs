@@ -2,12 +2,14 @@
 //!
 //! It is for a process that is about to be ended for its overdue work: nothing is allocated and nothing resolved here.
 //! The unwinder finds its tables without a lock since glibc 2.35 (`_dl_find_object`); with an older one the walk could wait
-//! for ever for a lock that the interrupted code holds, so the caller sees to it that the process ends then as well.
+//! for ever for a lock that the interrupted code holds, so it has a limit.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::slice;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use nix::sys::signal::{SigSet, Signal};
 
 const NO_REASON: c_int = 0;
 const END_OF_STACK: c_int = 5;
@@ -19,6 +21,9 @@ unsafe extern "C" {
     fn _Unwind_Backtrace(visit: Visit, argument: *mut c_void) -> c_int;
     fn _Unwind_GetIPInfo(frame: *mut c_void, before_instruction: *mut c_int) -> usize;
 }
+
+/// How long leaving the call stack may take.
+const LIMIT_MICROS: libc::suseconds_t = 200_000;
 
 const NOWHERE: usize = usize::MAX;
 
@@ -33,13 +38,14 @@ pub(crate) fn keep_in(place: &'static [AtomicU64]) {
     PLACE_LENGTH.store(place.len(), Ordering::Release);
 }
 
-/// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in a signal
-/// handler by a process that ends soon after, whether or not this comes to an end.
+/// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in the signal
+/// handler of a process that is about to die: if this takes too long, SIGALRM ends it.
 pub(crate) fn leave() {
     let length = PLACE_LENGTH.load(Ordering::Acquire);
     if length == NOWHERE {
         return;
     }
+    end_within_the_limit();
     // SAFETY: pointer and length are those of a static slice, stored by `keep_in`, the pointer before the length.
     let place = unsafe { slice::from_raw_parts(PLACE.load(Ordering::Relaxed), length) };
     if let [count, frames @ ..] = place {
@@ -50,6 +56,20 @@ pub(crate) fn leave() {
 struct Walk<'a> {
     frames: &'a [AtomicU64],
     count: usize,
+}
+
+/// The walk may go over a broken stack, or wait for a lock.
+fn end_within_the_limit() {
+    // SAFETY: signal(2) is async-signal-safe; the default action needs no handler.
+    unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let limit = libc::itimerval { it_interval: never, it_value: libc::timeval { tv_sec: 0, tv_usec: LIMIT_MICROS } };
+    // SAFETY: `limit` is live for the call, and setitimer(2) is a plain system call.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const limit, ptr::null_mut()) };
+    let mut alarm = SigSet::empty();
+    alarm.add(Signal::SIGALRM);
+    // It cannot fail for a valid signal.
+    let _ = alarm.thread_unblock();
 }
 
 /// Writes the addresses of the interrupted code and of its callers into `frames`, innermost first, as many as fit, and
@@ -115,7 +135,7 @@ mod tests {
             assert!(status.expect("it starts").success());
             return;
         }
-        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
         let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler stores into statics and walks its own stack.
         unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler can be installed");

@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Trial> {
         a_worker_that_blocks_the_alarm_is_ended_by_the_master,
         an_idle_worker_that_stands_still_is_left_alone,
         a_request_in_time_leaves_no_record,
-        a_crash_in_a_request_is_told_with_the_request,
+        a_crash_in_a_request_is_told_with_the_request_and_the_call_stack,
     ]
 }
 
@@ -127,12 +127,14 @@ fn a_request_in_time_leaves_no_record() {
     assert_eq!(server.log.count(|record| record.is(TIMED_OUT)), 0);
 }
 
-fn a_crash_in_a_request_is_told_with_the_request() {
+fn a_crash_in_a_request_is_told_with_the_request_and_the_call_stack() {
     let server = launch(&["--workers", "2"]).start();
     let mut client = server.client();
-    client.ask("/fault/exit?code=7").expect("a request");
+    client.ask("/fault/segv").expect("a request");
     let record = server.log.wait("the record", |record| record.is("a worker died in a request"));
-    assert_eq!(record.str("label"), "GET /fault/exit");
+    assert_eq!(record.str("label"), "GET /fault/segv");
     assert_eq!(record.str("peer"), client.local_address());
+    let stack = record.str("backtrace");
+    assert!(stack.contains("faults") && stack.contains(".rs:"), "{stack}");
     assert_eq!(server.log.count(|record| record.is(TIMED_OUT)), 0);
 }
