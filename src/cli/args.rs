@@ -62,6 +62,28 @@ struct ServerArgs {
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
 
+    /// How the number of workers follows the load: `static` (as many as --workers says), `dynamic` (as many as are
+    /// busy, and some to spare) or `ondemand` (none until a client comes) [default: static]
+    #[arg(long, value_name = "HOW")]
+    scaling: Option<String>,
+
+    /// The least workers of `--scaling dynamic`, 1 to 4096; 2 where nothing is said
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    min_workers: Option<String>,
+
+    /// The most workers of `--scaling dynamic` and `ondemand`, 1 to 4096; 64 where nothing is said
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    max_workers: Option<String>,
+
+    /// How many workers of `--scaling dynamic` are to be idle, at least and at most; 1-4 where nothing is said
+    #[arg(long, value_name = "MIN-MAX", allow_hyphen_values = true)]
+    spare_workers: Option<String>,
+
+    /// How long a worker of `--scaling ondemand` may have no connection before it leaves, with a unit; 1ms to 1day;
+    /// 10s where nothing is said
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    worker_idle_timeout: Option<String>,
+
     /// How many workers to run, 1 to 4096 [default: twice the CPUs, at least 4]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     workers: Option<String>,
@@ -188,6 +210,11 @@ impl From<ServerArgs> for Asked {
         let raw = RawConfig {
             listen: many(args.listen, "--listen"),
             workers: one(args.workers, "--workers"),
+            scaling: one(args.scaling, "--scaling"),
+            min_workers: one(args.min_workers, "--min-workers"),
+            max_workers: one(args.max_workers, "--max-workers"),
+            spare_workers: one(args.spare_workers, "--spare-workers"),
+            worker_idle_timeout: one(args.worker_idle_timeout, "--worker-idle-timeout"),
             service: None,
             faults: false,
             args: many(args.args, "--arg"),

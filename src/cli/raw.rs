@@ -5,20 +5,32 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::server::{Config, RestartBudget, ServiceName};
+use crate::server::{Config, DynamicScaling, RestartBudget, Scaling, ScalingError, ServiceName, Workers};
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The bounds of a number of workers that follows the load, where nothing is said.
+const MIN_WORKERS: u32 = 2;
+const MAX_WORKERS: u32 = 64;
+const SPARE_WORKERS: (u32, u32) = (1, 4);
+const WORKER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A configuration as it was written.
 #[derive(Debug, Default)]
 pub(super) struct RawConfig {
     pub(super) listen: Vec<Given>,
     pub(super) workers: Option<Given>,
+    pub(super) scaling: Option<Given>,
+    pub(super) min_workers: Option<Given>,
+    pub(super) max_workers: Option<Given>,
+    pub(super) spare_workers: Option<Given>,
+    pub(super) worker_idle_timeout: Option<Given>,
     pub(super) service: Option<Given>,
     pub(super) faults: bool,
     pub(super) args: Vec<Given>,
@@ -80,9 +92,11 @@ impl RawConfig {
     /// What is meant; `service` is run if none was chosen.
     pub(super) fn resolve(self, service: ServiceName) -> Result<Config, ConfigError> {
         let usual = Config::default();
+        let scaling = scaling(&self)?;
         let listen = self.listen.into_iter().map(|given| given.read("listen", parsed));
         let listen = listen.collect::<Result<Vec<_>, _>>()?;
         Ok(Config {
+            scaling,
             listen: if listen.is_empty() { usual.listen } else { listen },
             workers: read_or(self.workers, "workers", parsed, usual.workers)?,
             service: read_or(self.service, "service", shipped, service)?,
@@ -125,6 +139,65 @@ fn read_or<T>(
     usual: T,
 ) -> Result<T, ConfigError> {
     given.map_or(Ok(usual), |given| given.read(key, reader))
+}
+
+/// How the number of workers follows the load; what is said about another way to do so is an error.
+fn scaling(raw: &RawConfig) -> Result<Scaling, ConfigError> {
+    let how = read_or(raw.scaling.clone(), "scaling", scaling_word, "static")?;
+    let senseless = |given: &Option<Given>, key, ways: &str| match given {
+        Some(given) => Err(ConfigError { key, given: given.clone(), problem: format!("it goes with {ways} alone") }),
+        None => Ok(()),
+    };
+    if how != "static" {
+        senseless(&raw.workers, "workers", "--scaling static")?;
+    } else {
+        senseless(&raw.max_workers, "max-workers", "--scaling dynamic and ondemand")?;
+    }
+    if how != "dynamic" {
+        senseless(&raw.min_workers, "min-workers", "--scaling dynamic")?;
+        senseless(&raw.spare_workers, "spare-workers", "--scaling dynamic")?;
+    }
+    if how != "ondemand" {
+        senseless(&raw.worker_idle_timeout, "worker-idle-timeout", "--scaling ondemand")?;
+    }
+    let workers = |given: &Option<Given>, key, usual| {
+        read_or(given.clone(), key, |text| parsed::<Workers>(text).map(Workers::get), usual)
+    };
+    let max = workers(&raw.max_workers, "max-workers", MAX_WORKERS)?;
+    let number = |number| Workers::new(number).expect("it was read as such, or is a usual one");
+    match how {
+        "dynamic" => {
+            let min = workers(&raw.min_workers, "min-workers", MIN_WORKERS.min(max))?;
+            let usual = SPARE_WORKERS.0..=SPARE_WORKERS.1.min(max);
+            let spare = read_or(raw.spare_workers.clone(), "spare-workers", spare, usual)?;
+            DynamicScaling::new(number(min), number(max), spare).map(Scaling::Dynamic).map_err(|error| {
+                // What was written last of what is at odds.
+                let bounds = [(&raw.min_workers, "min-workers"), (&raw.max_workers, "max-workers")];
+                let spare = [(&raw.spare_workers, "spare-workers")];
+                let suspects: &[_] = if matches!(error, ScalingError::MinAboveMax { .. }) { &bounds } else { &spare };
+                let mut given = suspects.iter().filter_map(|(given, key)| Some(((*given).clone()?, *key)));
+                let (given, key) = given.next().expect("the usual bounds are not at odds");
+                ConfigError { key, given, problem: error.to_string() }
+            })
+        }
+        "ondemand" => {
+            let idle_timeout =
+                read_or(raw.worker_idle_timeout.clone(), "worker-idle-timeout", start_limit, WORKER_IDLE_TIMEOUT)?;
+            Ok(Scaling::OnDemand { max: number(max), idle_timeout })
+        }
+        _ => Ok(Scaling::Static),
+    }
+}
+
+fn scaling_word(text: &str) -> Result<&'static str, String> {
+    let words = ["static", "dynamic", "ondemand"];
+    words.into_iter().find(|word| *word == text).ok_or_else(|| format!("it is one of: {}", words.join(", ")))
+}
+
+fn spare(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let wrong = || "write the least and the most, such as 1-4".to_owned();
+    let (least, most) = text.split_once('-').ok_or_else(wrong)?;
+    Ok(least.parse().map_err(|_| wrong())?..=most.parse().map_err(|_| wrong())?)
 }
 
 fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

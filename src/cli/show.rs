@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-use crate::server::{Config, RestartBudget};
+use crate::server::{Config, RestartBudget, Scaling};
 
 /// Shows a configuration.
 pub(super) struct Shown<'a>(pub(super) &'a Config);
@@ -14,7 +14,18 @@ impl Display for Shown<'_> {
         for address in &config.listen {
             writeln!(f, "listen = {address}")?;
         }
-        writeln!(f, "workers = {}", config.workers.get())?;
+        match config.scaling {
+            Scaling::Static => writeln!(f, "scaling = static\nworkers = {}", config.workers.get())?,
+            Scaling::Dynamic(dynamic) => {
+                let (least, most) = dynamic.spare().into_inner();
+                writeln!(f, "scaling = dynamic\nmin-workers = {}", dynamic.min().get())?;
+                writeln!(f, "max-workers = {}\nspare-workers = {least}-{most}", dynamic.max().get())?;
+            }
+            Scaling::OnDemand { max, idle_timeout } => {
+                writeln!(f, "scaling = ondemand\nmax-workers = {}", max.get())?;
+                writeln!(f, "worker-idle-timeout = {}", limit(Some(idle_timeout)))?;
+            }
+        }
         writeln!(f, "service = {}", config.service)?;
         writeln!(f, "faults = {}", if config.faults { "on" } else { "off" })?;
         for (key, value) in &config.args {

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
-use crate::server::{Bytes, LogFormat, LogLevel, RestartBudget};
+use crate::server::{Bytes, DynamicScaling, LogFormat, LogLevel, RestartBudget, Scaling};
 
 fn arguments(line: &[&str]) -> Vec<OsString> {
     std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
@@ -83,6 +83,26 @@ fn every_flag_reaches_the_configuration() {
 }
 
 #[test]
+fn the_number_of_workers_may_follow_the_load() {
+    let dynamic = |min, max, spare| {
+        let number = |number| crate::server::Workers::new(number).expect("a number of workers");
+        Scaling::Dynamic(DynamicScaling::new(number(min), number(max), spare).expect("bounds"))
+    };
+    assert_eq!(config(&[]).scaling, Scaling::Static);
+    assert_eq!(config(&["--scaling=dynamic"]).scaling, dynamic(2, 64, 1..=4));
+    assert_eq!(config(&["--scaling=dynamic", "--max-workers=1"]).scaling, dynamic(1, 1, 1..=1));
+    let line = ["--scaling=dynamic", "--min-workers=3", "--max-workers=9", "--spare-workers=2-5"];
+    assert_eq!(config(&line).scaling, dynamic(3, 9, 2..=5));
+    let shown = show::Shown(&config(&line)).to_string();
+    assert!(shown.contains("scaling = dynamic\nmin-workers = 3\nmax-workers = 9\nspare-workers = 2-5\n"), "{shown}");
+    let line = ["--scaling=ondemand", "--max-workers=9", "--worker-idle-timeout=3s"];
+    let max = crate::server::Workers::new(9).expect("a number of workers");
+    assert_eq!(config(&line).scaling, Scaling::OnDemand { max, idle_timeout: Duration::from_secs(3) });
+    let shown = show::Shown(&config(&line)).to_string();
+    assert!(shown.contains("scaling = ondemand\nmax-workers = 9\nworker-idle-timeout = 3s\n"), "{shown}");
+}
+
+#[test]
 fn the_defaults_that_help_promises_are_the_defaults() {
     let mut checked = 0;
     for (flag, help) in args::flags_with_help() {
@@ -146,6 +166,24 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
         for part in [flag, &format!("`{value}`"), right] {
             assert!(words.contains(part), "{words}\nshould say: {part}");
         }
+    }
+    for (line, key, right) in [
+        ("--scaling=some", "scaling", "one of: static, dynamic, ondemand"),
+        ("--max-workers=3", "max-workers", "goes with --scaling dynamic and ondemand alone"),
+        ("--scaling=dynamic --workers=3", "workers", "goes with --scaling static alone"),
+        ("--scaling=ondemand --min-workers=3", "min-workers", "goes with --scaling dynamic alone"),
+        ("--scaling=dynamic --worker-idle-timeout=3s", "worker-idle-timeout", "goes with --scaling ondemand alone"),
+        ("--scaling=dynamic --min-workers=9 --max-workers=3", "min-workers", "9, is above the most, 3"),
+        ("--scaling=dynamic --max-workers=0", "max-workers", "from 1 to 4096"),
+        ("--scaling=dynamic --spare-workers=4-1", "spare-workers", "such as 1-4"),
+        ("--scaling=dynamic --spare-workers=0-0", "spare-workers", "such as 1-4"),
+        ("--scaling=dynamic --spare-workers=3", "spare-workers", "such as 1-4"),
+        ("--scaling=dynamic --max-workers=3 --spare-workers=1-4", "spare-workers", "cannot be had of 3"),
+        ("--scaling=ondemand --worker-idle-timeout=0s", "worker-idle-timeout", "from 1ms to 1day"),
+    ] {
+        let line: Vec<&str> = std::iter::once("serve").chain(line.split(' ')).collect();
+        let words = refusal(&line).to_string();
+        assert!(words.contains(&format!("as {key} (from --{key}")) && words.contains(right), "{words}\n{right}");
     }
     let words = refusal(&["serve", "--arg", "a=1", "--arg", "a=2"]).to_string();
     assert!(words.contains("`a=2`") && words.contains("`a` was given before"), "{words}");
@@ -229,7 +267,7 @@ fn what_check_config_shows_is_every_setting() {
     let shown = show::Shown(&config(&["serve", "--workers=4", "--arg=a=b"])).to_string();
     assert_eq!(
         shown,
-        "listen = 127.0.0.1:8080\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
+        "listen = 127.0.0.1:8080\nscaling = static\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
          drain-delay = 0s\ngraceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
          restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\

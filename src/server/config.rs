@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::fleet_config::{Bytes, RestartBudget};
+use super::fleet_config::{Bytes, RestartBudget, Scaling};
 
 /// How a server runs.
 ///
@@ -34,6 +34,9 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// How many workers run. Default: twice the CPUs, at least 4.
     pub workers: Workers,
+    /// How their number follows the load. Default: [`Scaling::Static`], in which there are always as many as `workers`
+    /// says; otherwise that means nothing.
+    pub scaling: Scaling,
     /// Which service they run. Default: the program's own.
     pub service: ServiceName,
     /// Whether `hello` has its fault routes, for tests. Default: no.
@@ -85,6 +88,7 @@ impl Default for Config {
         Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
             workers: Workers::default(),
+            scaling: Scaling::Static,
             service: ServiceName::Own,
             faults: false,
             args: BTreeMap::new(),

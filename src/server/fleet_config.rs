@@ -1,7 +1,9 @@
-//! How a server keeps its fleet of workers: what it does when they fail, and when they have grown too large.
+//! How a server keeps its fleet of workers: how many there are, what happens when they fail, and
+//! when they have grown too large.
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +39,108 @@ impl RestartBudget {
             Self::Exactly { failures, window } => Some((failures.get(), window.max(Duration::from_millis(1)))),
             Self::Unlimited => None,
         }
+    }
+}
+
+/// How the number of workers follows the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scaling {
+    /// As many as the configuration says, and TTIN and TTOU change.
+    #[default]
+    Static,
+    /// As many as are busy and some to spare.
+    Dynamic(DynamicScaling),
+    /// None until a client comes, then as many as are busy. Each boot and each reload proves itself with one worker, which
+    /// leaves as any other.
+    OnDemand {
+        /// The most workers.
+        max: Workers,
+        /// A worker that has had no connection for so long leaves; less than 1 ms is taken for 1 ms.
+        idle_timeout: Duration,
+    },
+}
+
+impl Scaling {
+    /// The most workers that there can be, if a static number is `workers`.
+    pub(super) fn most(self, workers: Workers) -> Workers {
+        match self {
+            Self::Static => workers,
+            Self::Dynamic(dynamic) => dynamic.max,
+            Self::OnDemand { max, .. } => max,
+        }
+    }
+}
+
+/// From `min` to `max` workers, such that some are idle. The number grows in steps that double, up to 32 workers a second,
+/// and falls by one every five seconds while too many are idle.
+///
+/// ```
+/// use hatchery::server::{DynamicScaling, Workers};
+///
+/// let scaling = DynamicScaling::new(Workers::new(2)?, Workers::new(64)?, 1..=4)?;
+/// assert_eq!(scaling.spare(), 1..=4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DynamicScaling {
+    min: Workers,
+    max: Workers,
+    spare: (u32, u32),
+}
+
+/// Bounds that contradict each other; the message says which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScalingError {
+    /// There are to be at least more workers than at most.
+    #[error("the least number of workers, {min}, is above the most, {max}")]
+    MinAboveMax {
+        /// The least.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
+    /// So many idle workers cannot be had: the most must be 1 at least, no less than the least, and no more than all workers.
+    #[error("from {min} to {max} spare workers cannot be had of {workers}; write two numbers such as 1-4")]
+    Spare {
+        /// The least idle workers.
+        min: u32,
+        /// The most.
+        max: u32,
+        /// The most workers of all.
+        workers: u32,
+    },
+}
+
+impl DynamicScaling {
+    /// Bounds for the number of workers and for how many of them are to be idle.
+    ///
+    /// # Errors
+    /// [`ScalingError`] if they contradict each other.
+    pub fn new(min: Workers, max: Workers, spare: RangeInclusive<u32>) -> Result<DynamicScaling, ScalingError> {
+        if min > max {
+            return Err(ScalingError::MinAboveMax { min: min.get(), max: max.get() });
+        }
+        let (least, most) = spare.into_inner();
+        if most == 0 || least > most || most > max.get() {
+            return Err(ScalingError::Spare { min: least, max: most, workers: max.get() });
+        }
+        Ok(DynamicScaling { min, max, spare: (least, most) })
+    }
+
+    /// The least number of workers.
+    pub fn min(self) -> Workers {
+        self.min
+    }
+
+    /// The most workers.
+    pub fn max(self) -> Workers {
+        self.max
+    }
+
+    /// How many of them are to be idle.
+    pub fn spare(self) -> RangeInclusive<u32> {
+        self.spare.0..=self.spare.1
     }
 }
 

@@ -46,7 +46,7 @@ pub use bind_error::BindError;
 pub use command::{Command, Subprocess};
 pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
-pub use fleet_config::{Bytes, BytesError, RestartBudget};
+pub use fleet_config::{Bytes, BytesError, DynamicScaling, RestartBudget, Scaling, ScalingError};
 #[cfg(feature = "cli")]
 pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};

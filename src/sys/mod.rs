@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alarm;
+pub(crate) mod backlog;
 pub(crate) mod clock;
 pub(crate) mod crash;
 pub(crate) mod descriptors;

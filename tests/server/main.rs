@@ -36,6 +36,7 @@ mod recovery;
 mod recycling;
 mod reloads;
 mod requests;
+mod scaling;
 mod signals;
 mod slow_log;
 mod stops;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         recycling::tests(),
         reloads::tests(),
         requests::tests(),
+        scaling::tests(),
         signals::tests(),
         slow_log::tests(),
         stops::tests(),

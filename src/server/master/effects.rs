@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use nix::libc;
 use slog::{Logger, info, warn};
 
+use super::doorbell::Doorbell;
 use super::estate::Estate;
 use super::event::{Event, TemplateId};
 use super::slow::SlowLog;
@@ -60,6 +61,8 @@ fn path_as_started() -> io::Result<PathBuf> {
 pub(super) struct Effects {
     config: Config,
     pub(super) estate: Estate,
+    /// Hung up while there is no worker.
+    doorbell: Option<Doorbell>,
     board: Board,
     free_records: Vec<u32>,
     /// Where a reload finds the program.
@@ -92,6 +95,7 @@ impl Effects {
             config,
             slow,
             estate,
+            doorbell: None,
             free_records: (0..board.capacity()).rev().collect(),
             board,
             program,
@@ -242,7 +246,29 @@ impl Effects {
 
     /// Looks at all workers.
     pub(super) fn sample(&self, memory: bool) -> Load {
-        sampler::look(&self.workers, &self.board, memory)
+        sampler::look(&self.workers, &self.board, self.estate.listeners(), memory)
+    }
+
+    /// Tells when a client waits.
+    pub(super) fn await_client(&mut self) {
+        match Doorbell::hang(self.estate.listeners(), self.events.clone()) {
+            Ok(doorbell) => self.doorbell = Some(doorbell),
+            Err(error) => {
+                // For want of descriptors or watches: a worker that waits for clients itself is the way out.
+                warn!(self.log, "cannot wait for clients, starting a worker"; "why" => %error);
+                self.tell(Event::ClientWaits);
+            }
+        }
+    }
+
+    pub(super) fn close_listeners(&mut self) {
+        self.doorbell = None;
+        self.estate.close_listeners();
+    }
+
+    pub(super) fn hand_over(&mut self) {
+        self.doorbell = None;
+        self.estate.hand_over();
     }
 
     pub(super) fn start_upgrade(&mut self) {
@@ -260,6 +286,10 @@ impl Effects {
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
             Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::ClientWaits => {
+                self.doorbell = None;
+                vec![supervisor::Event::ClientWaits]
+            }
             Event::WorkerHungUp { id } => vec![supervisor::Event::WorkerHungUp { id }],
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
             Event::NewMaster { pid, what } => self.estate.hear(pid, what).into_iter().collect(),

@@ -18,6 +18,8 @@ pub(super) enum Event {
     Preloaded { template: TemplateId, outcome: Result<(), String> },
     /// A template's process has ended.
     TemplateEnded { template: TemplateId, end: Result<Exit, Error> },
+    /// A client waits on a listener, as the doorbell tells.
+    ClientWaits,
     /// A worker's process exists.
     WorkerBorn { id: WorkerId, pid: i32 },
     /// A worker says something.

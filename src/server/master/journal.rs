@@ -76,6 +76,9 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
             warn!(log, "upgrade failed, this master stays"; "why" => words, "took_ms" => millis(*took));
         }
         Notice::Target { workers } => info!(log, "number of workers changed"; "workers" => workers),
+        Notice::Scaled { workers, idle, queue } => {
+            info!(log, "scaled"; "workers" => workers, "idle" => idle, "queue" => queue);
+        }
         Notice::Paused => info!(log, "workers drain, the listeners stay"),
         Notice::Resumed => info!(log, "workers are forked again"),
         Notice::Unready { delay } => info!(log, "not ready for new clients"; "gate_in_ms" => millis(*delay)),

@@ -4,6 +4,7 @@
 //! event or the supervisor's next timer, hands it over, and carries out the actions that come back. It waits for
 //! nothing else: whatever takes time in a child is reported as an event when it is done.
 
+mod doorbell;
 mod effects;
 mod estate;
 mod event;
@@ -28,7 +29,7 @@ use self::event::Event;
 use self::signals::Signals;
 use self::upgrade::OldMaster;
 use super::config::{Config, Workers};
-use super::fleet_config::Bytes;
+use super::fleet_config::{Bytes, Scaling};
 use super::inheritance::{FromNext, Inheritance};
 use super::scoreboard::Board;
 use super::supervisor::{self, Action, Budget, Limits, Notice, Outcome, Policy, Supervisor};
@@ -152,8 +153,9 @@ impl Master {
         for listener in estate.listeners() {
             info!(log, "listening"; "address" => %listener.address(), "pid" => std::process::id());
         }
-        let budget = config.restart_budget.resolve(config.workers);
+        let budget = config.restart_budget.resolve(config.scaling.most(config.workers));
         let policy = Policy {
+            scaling: scaling(config.scaling),
             limits: Limits {
                 requests: config.max_requests.map(NonZeroU64::get),
                 age: config.max_age.map(|age| age.max(Duration::from_millis(1))),
@@ -234,16 +236,17 @@ impl Master {
                 Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
                 Action::Drain { id } => self.effects.drain(id),
                 Action::Kill { id, why } => self.effects.kill(id, why),
+                Action::AwaitClient => self.effects.await_client(),
                 Action::Sample { memory } => {
                     let load = self.effects.sample(memory);
                     self.supervisor.handle(self.began.elapsed(), supervisor::Event::Sampled(load));
                 }
                 Action::ShutGate => self.effects.estate.shut_gate(),
                 Action::LookAtQueues => self.effects.estate.look_at_queues(),
-                Action::CloseListeners => self.effects.estate.close_listeners(),
+                Action::CloseListeners => self.effects.close_listeners(),
                 Action::StartUpgrade => self.effects.start_upgrade(),
                 Action::EndUpgrade => self.effects.estate.kill_new_master(),
-                Action::HandOver => self.effects.estate.hand_over(),
+                Action::HandOver => self.effects.hand_over(),
                 Action::Notice(notice) => self.tell(&notice),
                 Action::Leave(outcome) => return Some(outcome),
             }
@@ -271,6 +274,20 @@ impl Master {
                     return;
                 }
             }
+        }
+    }
+}
+
+fn scaling(configured: Scaling) -> supervisor::Scaling {
+    match configured {
+        Scaling::Static => supervisor::Scaling::Static,
+        Scaling::Dynamic(dynamic) => {
+            let (spare_min, spare_max) = dynamic.spare().into_inner();
+            supervisor::Scaling::Dynamic { min: dynamic.min().get(), max: dynamic.max().get(), spare_min, spare_max }
+        }
+        Scaling::OnDemand { max, idle_timeout } => {
+            let idle_timeout = idle_timeout.max(Duration::from_millis(1));
+            supervisor::Scaling::OnDemand { max: max.get(), idle_timeout }
         }
     }
 }

@@ -7,18 +7,22 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::worker::Worker;
 use crate::server::WorkerId;
-use crate::server::scoreboard::Board;
+use crate::server::listener::Listener;
+use crate::server::scoreboard::{Board, WorkerState};
 use crate::server::supervisor::{Load, WorkerLoad};
+use crate::sys::backlog;
 
 /// Looks at every worker that has begun to write its record.
-pub(super) fn look(workers: &BTreeMap<WorkerId, Worker>, board: &Board, memory: bool) -> Load {
+pub(super) fn look(workers: &BTreeMap<WorkerId, Worker>, board: &Board, listeners: &[Listener], memory: bool) -> Load {
     let look_at = |(&id, worker): (&WorkerId, &Worker)| {
         let record = board.read(worker.record).filter(|record| record.id == id)?;
         // Not the pid that the worker has written: what runs wild in it must not make another suspect.
         let resident = worker.pid.filter(|_| memory).and_then(resident);
-        Some(WorkerLoad { id, requests: record.requests, resident })
+        let busy = record.state == WorkerState::Busy;
+        Some(WorkerLoad { id, requests: record.requests, busy, parked: record.parked > 0, resident })
     };
-    Load { workers: workers.iter().filter_map(look_at).collect() }
+    let queue = listeners.iter().map(backlog::length).fold(0, u32::saturating_add);
+    Load { workers: workers.iter().filter_map(look_at).collect(), queue }
 }
 
 /// The resident memory of a process in bytes, shared pages included, as ps(1) shows it: the second field of

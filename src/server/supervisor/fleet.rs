@@ -35,6 +35,10 @@ pub(super) struct Worker {
     pub(super) ready_at: Option<Duration>,
     /// It has answered a request.
     pub(super) served: bool,
+    /// How many, when it was last looked at.
+    pub(super) requests: u64,
+    /// Since when it has done nothing, as far as it was looked at.
+    pub(super) idle_since: Option<Duration>,
     /// Its own limits.
     pub(super) limits: Limits,
     /// It has reached one of them.
@@ -99,6 +103,8 @@ impl Fleet {
             asked_at: now,
             ready_at: None,
             served: false,
+            requests: 0,
+            idle_since: None,
             limits,
             worn: false,
         };

@@ -39,6 +39,8 @@ pub(crate) enum Event {
     WorkerFailed { id: WorkerId, cause: StartFailure },
     /// The worker is gone; the words are its own, if it left any.
     WorkerExited { id: WorkerId, exit: Exit, words: Option<String> },
+    /// A client waits on a listener, as [`Action::AwaitClient`] asked to be told.
+    ClientWaits,
     /// What [`Action::Sample`] asked for.
     Sampled(Load),
     /// What [`Action::LookAtQueues`] has found: clients in a queue, and handshakes under way.
@@ -60,6 +62,8 @@ pub(crate) enum Event {
 pub(crate) struct Load {
     /// Each worker that has something to say.
     pub(crate) workers: Vec<WorkerLoad>,
+    /// Clients that no worker has accepted yet.
+    pub(crate) queue: u32,
 }
 
 /// What one worker has done and does.
@@ -68,6 +72,10 @@ pub(crate) struct WorkerLoad {
     pub(crate) id: WorkerId,
     /// Requests that it has answered.
     pub(crate) requests: u64,
+    /// It serves a request.
+    pub(crate) busy: bool,
+    /// It holds connections that wait for their next request.
+    pub(crate) parked: bool,
     /// The memory that is resident, in bytes, where that was asked for and could be read.
     pub(crate) resident: Option<u64>,
 }
@@ -132,6 +140,8 @@ pub(crate) enum Action {
     Drain { id: WorkerId },
     /// Kill the worker, which may not exist yet. Asked once for a worker, and followed by its end.
     Kill { id: WorkerId, why: KillReason },
+    /// Tell once when a client waits on a listener, by [`Event::ClientWaits`]; it may wait already.
+    AwaitClient,
     /// Look at all workers, and tell it as [`Event::Sampled`]; at their memory as well only if that is asked for.
     Sample { memory: bool },
     /// Let no new client in; those who are on the way in still come through. It holds for workers and templates too.
@@ -228,6 +238,8 @@ pub(crate) enum Notice {
     UpgradeFailed { words: String, took: Duration },
     /// The number of workers to keep.
     Target { workers: u32 },
+    /// The number of workers follows the load: so many are to be kept from now on.
+    Scaled { workers: u32, idle: u32, queue: u32 },
     /// The workers drain, and none is forked for now.
     Paused,
     /// Workers are forked again.

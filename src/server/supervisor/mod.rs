@@ -17,6 +17,7 @@ mod random;
 mod recycling;
 mod reports;
 mod restarts;
+mod scaling;
 mod seats;
 mod settle;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use self::farewell::Farewell;
 use self::fleet::Fleet;
 use self::random::Random;
 use self::restarts::Restarts;
+use self::scaling::Scaler;
 use self::table::{Cue, UpgradeCue};
 use self::templates::Templates;
 use self::timers::{Timer, Timers};
@@ -48,6 +50,7 @@ pub(crate) use self::message::{Load, WorkerLoad};
 pub(crate) use self::policy::{Budget, Policy};
 pub(crate) use self::recycling::Limits;
 pub(crate) use self::restarts::Failures;
+pub(crate) use self::scaling::Scaling;
 pub(crate) use self::table::Phase;
 
 /// The state machine; see the [module](self).
@@ -77,6 +80,9 @@ pub(crate) struct Supervisor {
     farewell: Farewell,
     fleet: Fleet,
     restarts: Restarts,
+    scaler: Scaler,
+    /// When memory is to be looked at again.
+    memory_due: Duration,
     templates: Templates,
     timers: Timers,
     actions: VecDeque<Action>,
@@ -87,7 +93,7 @@ impl Supervisor {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         let first = Generation(1);
         Self {
-            target: policy.workers.clamp(1, policy.max_workers.max(1)),
+            target: policy.scaling.first_target(policy.workers, policy.max_workers),
             policy,
             random: Random::new(seed),
             now: Duration::ZERO,
@@ -104,6 +110,8 @@ impl Supervisor {
             farewell: Farewell::default(),
             fleet: Fleet::default(),
             restarts: Restarts::default(),
+            scaler: Scaler::default(),
+            memory_due: Duration::ZERO,
             templates: Templates::default(),
             timers: Timers::default(),
             actions: VecDeque::new(),
@@ -129,6 +137,7 @@ impl Supervisor {
             Event::WorkerExited { id, exit, words } => {
                 self.worker_report(id, table::Report::Exited { exit, words });
             }
+            Event::ClientWaits => self.client_waits(),
             Event::Sampled(load) => self.sampled(&load),
             Event::QueuesSeen { queued, half_open } => self.queues_seen(queued, half_open),
             Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::random::Random;
 use super::recycling::Limits;
+use super::scaling::Scaling;
 
 /// What the operator may choose. Every duration but the drain delay is longer than zero.
 #[derive(Debug, Clone)]
@@ -36,6 +37,14 @@ pub(crate) struct Policy {
     pub(crate) served_well_after: Duration,
     /// The delay before the successor of what did not serve well.
     pub(crate) backoff: Backoff,
+    /// How the number of workers is found.
+    pub(crate) scaling: Scaling,
+    /// How often workers are looked at for that.
+    pub(crate) scale_every: Duration,
+    /// How many workers more there may be after a second.
+    pub(crate) growth_per_second: u32,
+    /// For how long too many must have been idle before one of them leaves.
+    pub(crate) shrink_after: Duration,
     /// When a worker is to be followed by another.
     pub(crate) limits: Limits,
     /// How often workers are looked at, where some limit needs it.
@@ -65,6 +74,10 @@ impl Default for Policy {
             upgrade_timeout: Duration::from_secs(180),
             served_well_after: Duration::from_secs(1),
             backoff: Backoff::default(),
+            scaling: Scaling::Static,
+            scale_every: Duration::from_millis(100),
+            growth_per_second: 32,
+            shrink_after: Duration::from_secs(5),
             limits: Limits::default(),
             sample_every: Duration::from_secs(1),
             budget: Some(Budget { restarts: 14, window: Duration::from_secs(60) }),

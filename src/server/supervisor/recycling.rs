@@ -67,17 +67,29 @@ impl fmt::Display for WornBy {
 impl Supervisor {
     /// The next look at the workers is due: where there is any need, they are looked at.
     pub(super) fn sample_due(&mut self) {
-        if self.phase.is_staffed() && self.fleet.ready() > 0 {
-            self.act(super::Action::Sample { memory: self.policy.limits.memory.is_some() });
+        if self.sampling_interval().is_none() {
+            return;
         }
+        let memory = self.policy.limits.memory.is_some() && self.now >= self.memory_due;
+        if memory {
+            self.memory_due = self.now + self.policy.sample_every;
+        }
+        self.act(super::Action::Sample { memory });
     }
 
     /// Sees to it that there is a next look, if there will be anything to see.
     pub(super) fn plan_sample(&mut self) {
-        let needed = self.policy.limits.need_samples() && self.phase.is_staffed() && self.fleet.ready() > 0;
-        if needed && !self.timers.is_set(Timer::Sample) {
-            self.timers.set(Timer::Sample, self.now + self.policy.sample_every);
+        if let Some(interval) = self.sampling_interval()
+            && !self.timers.is_set(Timer::Sample)
+        {
+            self.timers.set(Timer::Sample, self.now + interval);
         }
+    }
+
+    fn sampling_interval(&self) -> Option<Duration> {
+        let limited = self.policy.limits.need_samples() && self.fleet.ready() > 0;
+        let for_limits = limited.then_some(self.policy.sample_every);
+        self.scaling_interval().or(for_limits).filter(|_| self.phase.is_staffed())
     }
 
     pub(super) fn sampled(&mut self, load: &Load) {
@@ -96,6 +108,7 @@ impl Supervisor {
                 self.wear_out(sample.id, WornBy::Memory(resident));
             }
         }
+        self.scale(load);
     }
 
     /// A worker begins to age.
@@ -120,7 +133,7 @@ impl Supervisor {
     /// Marks a worker, and says whether it is marked.
     fn wear_out(&mut self, id: WorkerId, by: WornBy) -> bool {
         let fit = |worker: &&Worker| worker.state() == WorkerState::Ready && !worker.worn;
-        if self.fleet.get(id).filter(fit).is_none() {
+        if self.phase.is_leaving() || self.fleet.get(id).filter(fit).is_none() {
             return true; // It is on its way out already.
         }
         if self.restarts.health != Health::Sound {

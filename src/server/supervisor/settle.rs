@@ -28,6 +28,7 @@ impl Supervisor {
             }
         }
         self.plan_sample();
+        self.await_client();
     }
 
     /// What a generation is to the server now.
@@ -121,7 +122,9 @@ impl Supervisor {
 
     fn conditions(&self) -> Vec<Cue> {
         let mut cues = Vec::new();
-        if self.fleet.seats.are_all_ready() {
+        // Without workers, the template is all that proves anything.
+        let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
+        if has_template && self.fleet.seats.are_all_ready() {
             cues.push(Cue::Staffed);
         }
         if self.reload_queued {

@@ -1,6 +1,7 @@
 //! The steps of the server's table, carried out.
 
 use super::fleet::{Worker, WorkerState};
+use super::scaling::Scaling;
 use super::table::{self, Cue, Phase, Step, Strain};
 use super::timers::Timer;
 use super::{Action, KillReason, Notice, Outcome, Policy, Signal, Supervisor};
@@ -36,8 +37,8 @@ impl Supervisor {
             Step::WantIncoming => self.want_incoming(),
             Step::AdoptIncoming => self.adopt_incoming(),
             Step::WithdrawIncoming => self.withdraw_incoming(words),
-            Step::RaiseTarget => self.set_target(self.target.saturating_add(1)),
-            Step::LowerTarget => self.set_target(self.target.saturating_sub(1)),
+            Step::RaiseTarget => self.move_target(Signal::More),
+            Step::LowerTarget => self.move_target(Signal::Fewer),
             Step::Pause => self.pause(),
             Step::PauseAndWithdraw => {
                 self.withdraw_incoming("the workers were drained in the middle of it");
@@ -152,6 +153,7 @@ impl Supervisor {
             }
         }
         self.strain(Strain::NewGeneration);
+        self.want_one_at_least();
         self.wanted = incoming;
     }
 
@@ -178,7 +180,16 @@ impl Supervisor {
         }
     }
 
-    fn set_target(&mut self, wish: u32) {
+    /// One worker more or fewer. Where the load decides, there is nothing for an operator to move.
+    fn move_target(&mut self, signal: Signal) {
+        if self.policy.scaling != Scaling::Static {
+            self.notice(Notice::Ignored { signal });
+            return;
+        }
+        let wish = match signal {
+            Signal::More => self.target.saturating_add(1),
+            _ => self.target.saturating_sub(1),
+        };
         self.target = wish.clamp(1, self.policy.max_workers.max(1));
         self.fleet.seats.unsettle_all(self.target);
         self.notice(Notice::Target { workers: self.target });

@@ -48,6 +48,11 @@ impl Phase {
         matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling | Self::Unready | Self::Gated)
     }
 
+    /// Whether a client that comes is to be served, even if there must be one worker more for it.
+    pub(super) fn welcomes(self) -> bool {
+        self.is_staffed() && self != Self::Booting
+    }
+
     /// Whether the listeners are closed, and nobody is forked any more.
     pub(super) fn is_ending(self) -> bool {
         matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Yielding | Self::Left)

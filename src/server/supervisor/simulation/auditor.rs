@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::recycling::WornBy;
 use super::super::table::Health;
 use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
-use super::super::{StartFailure, Supervisor};
+use super::super::{Scaling, StartFailure, Supervisor};
 use super::SECOND;
 use super::consequences::{Consequences, Standing};
 use super::world::World;
@@ -56,6 +56,11 @@ pub(super) struct Auditor {
     pub(super) listeners_closed: bool,
     pub(super) handed_over: bool,
     pub(super) left: bool,
+    /// The supervisor waits for a client.
+    pub(super) awaiting: bool,
+    /// How the number of workers grew within the last second, and when it last changed.
+    pub(super) grown: VecDeque<(Duration, u32)>,
+    pub(super) moved_at: Duration,
     /// The latest forks for a slot and generation, forgotten when the operator interferes.
     pub(super) forks: BTreeMap<(Slot, Generation), VecDeque<Duration>>,
 }
@@ -63,7 +68,7 @@ pub(super) struct Auditor {
 impl Auditor {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
-            target: policy.workers,
+            target: policy.scaling.first_target(policy.workers, policy.max_workers),
             now: Duration::ZERO,
             event: Event::Tick,
             workers: BTreeMap::new(),
@@ -81,6 +86,9 @@ impl Auditor {
             listeners_closed: false,
             handed_over: false,
             left: false,
+            awaiting: false,
+            grown: VecDeque::new(),
+            moved_at: Duration::ZERO,
             forks: BTreeMap::new(),
             policy,
         }
@@ -108,6 +116,7 @@ impl Auditor {
             Event::WorkerServed { id } => {
                 self.workers.entry(*id).and_modify(|worker| worker.served = true);
             }
+            Event::ClientWaits => self.awaiting = false,
             Event::Sampled(load) => {
                 for sample in load.workers.iter().filter(|sample| sample.requests > 0) {
                     self.workers.entry(sample.id).and_modify(|worker| worker.served = true);
@@ -172,6 +181,11 @@ impl Auditor {
             }
             Action::Drain { id } => self.check_drain(*id, supervisor),
             Action::Kill { id, why } => self.check_kill(*id, *why),
+            Action::AwaitClient => {
+                assert!(!self.awaiting && supervisor.target() == 0, "awaited for nothing");
+                self.awaiting = true;
+            }
+            Action::Sample { .. } if self.policy.scaling != Scaling::Static => {}
             Action::Sample { memory } => {
                 assert!(!*memory || self.policy.limits.memory.is_some());
                 let serves = |worker: &Worker| worker.ready.is_some() && worker.is_seated();

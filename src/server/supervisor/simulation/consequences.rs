@@ -17,7 +17,7 @@ enum Failure {
 }
 
 /// Where the server stood before the event.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Standing {
     pub(super) phase: Phase,
     pub(super) current: Generation,

@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::auditor::Auditor;
 use self::world::World;
 use super::random::Random;
-use super::{Action, Budget, Event, Limits, Phase, Policy, Signal, Supervisor};
+use super::{Action, Budget, Event, Limits, Phase, Policy, Scaling, Signal, Supervisor};
 
 const SCHEDULES: u64 = 6_000;
 const MS: Duration = Duration::from_millis(1);
@@ -83,6 +83,8 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(ProbeDelayed",
         "Notice(Recovered",
         "Notice(WornOut",
+        "Notice(Scaled",
+        "AwaitClient",
         "Notice(Reloaded",
         "Notice(ReloadFailed",
         "Notice(ReloadQueued",
@@ -148,6 +150,16 @@ impl Life {
                 0 => None,
                 _ => Some(Budget { restarts: 1 + random.below(8), window: SECOND * (1 + random.below(60)) }),
             },
+            scaling: match random.below(4) {
+                0 => {
+                    Scaling::Dynamic { min: 1 + random.below(3), max: 3 + random.below(4), spare_min: 1, spare_max: 2 }
+                }
+                1 => Scaling::OnDemand { max: 1 + random.below(6), idle_timeout: SECOND * (1 + random.below(10)) },
+                _ => Scaling::Static,
+            },
+            scale_every: MS * (100 + random.below(900)),
+            growth_per_second: 1 + random.below(4),
+            shrink_after: SECOND * (1 + random.below(5)),
             limits: Limits {
                 requests: (random.below(3) == 0).then(|| 100 + u64::from(random.below(1000))),
                 age: (random.below(3) == 0).then(|| SECOND * (5 + random.below(60))),
@@ -173,6 +185,7 @@ impl Life {
         let hostile_boot = self.random.below(5) == 0;
         self.world.hostile = hostile_boot;
         self.world.plan_signals();
+        self.world.plan_demand();
         self.tell(Event::Boot);
         if !hostile_boot {
             self.run_until(|life| life.supervisor.phase() != Phase::Booting, REST);
@@ -272,7 +285,7 @@ impl Life {
     fn note(&mut self, action: &Action) {
         let what = match action {
             Action::Kill { why, .. } => format!("Kill({why:?})"),
-            Action::Notice(_) | Action::Leave(_) => format!("{action:?}"),
+            Action::Notice(_) | Action::Leave(_) | Action::AwaitClient => format!("{action:?}"),
             _ => return,
         };
         let name = what.split([' ', ')']).next().unwrap_or_default();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::Limits;
 use super::super::table::Health;
 use super::super::{Action, Event, Phase, Signal, Supervisor};
+use super::super::{Limits, Scaling};
+use super::SECOND;
 use super::auditor::{Auditor, Worker, is_paused};
 use super::consequences::Standing;
 use super::world::World;
@@ -48,6 +49,9 @@ impl Auditor {
             }
         }
         self.check_wear(supervisor);
+        let welcome = [Phase::Serving, Phase::Preparing, Phase::Rolling, Phase::Unready, Phase::Gated];
+        let sleeps = self.target == 0 && welcome.contains(&supervisor.phase());
+        assert!(!sleeps || self.awaiting, "a client would wait in vain");
         let known: Vec<WorkerId> = self.workers.keys().copied().collect();
         let theirs: Vec<_> = supervisor.workers().map(|(worker, _)| worker.id).collect();
         assert_eq!(theirs, known, "somebody was forgotten");
@@ -61,6 +65,9 @@ impl Auditor {
         let (Event::Sampled(_) | Event::Tick) = self.event else {
             return;
         };
+        if supervisor.phase().is_leaving() {
+            return;
+        }
         let sound = self.consequences.health.sound_for() > 2 * self.policy.sample_every;
         for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.is_seated()) {
             let age = worker.ready.map_or(Duration::ZERO, |since| self.now - since);
@@ -128,14 +135,62 @@ impl Auditor {
     }
 
     fn check_target(&mut self, target: u32) {
-        let allowed = match self.event {
-            Event::Signal(Signal::More) => (self.target, self.target + 1),
-            Event::Signal(Signal::Fewer) => (self.target - 1, self.target),
+        let policy = &self.policy;
+        let is_static = policy.scaling == Scaling::Static;
+        let grown = policy.growth_per_second;
+        let (least, most) = match self.event {
+            Event::Signal(Signal::More) if is_static => (self.target, self.target + 1),
+            Event::Signal(Signal::Fewer) if is_static => (self.target - 1, self.target),
+            Event::Sampled(_) if !is_static => (self.target.saturating_sub(1), self.target + grown),
+            Event::ClientWaits | Event::TemplateReady { .. } if self.target == 0 => (0, 1),
             _ => (self.target, self.target),
         };
-        assert!((allowed.0..=allowed.1).contains(&target));
-        assert!((1..=self.policy.max_workers).contains(&target));
+        assert!((least..=most).contains(&target), "{target} after {} by {:?}", self.target, self.event);
+        let bounds = match policy.scaling {
+            Scaling::Static => 1..=policy.max_workers,
+            Scaling::Dynamic { min, max, .. } => min..=max,
+            Scaling::OnDemand { max, .. } => 0..=max,
+        };
+        assert!(bounds.contains(&target), "{target} workers");
+        self.check_pace(target);
         self.target = target;
+    }
+
+    /// Not too many more in a second, and fewer only when they have not been needed for long.
+    fn check_pace(&mut self, target: u32) {
+        if matches!(self.event, Event::Signal(_)) {
+            return;
+        }
+        if target > self.target {
+            self.grown.push_back((self.now, target - self.target));
+            self.moved_at = self.now;
+        }
+        self.grown.retain(|(at, _)| *at + SECOND > self.now);
+        let grown: u32 = self.grown.iter().map(|(_, count)| count).sum();
+        // From none to one is no flood.
+        assert!(grown <= self.policy.growth_per_second + 1, "{grown} more within a second");
+        if target < self.target {
+            let patience = match self.policy.scaling {
+                Scaling::Dynamic { .. } => self.policy.shrink_after,
+                _ => Duration::ZERO,
+            };
+            assert!(self.now >= self.moved_at + patience, "it flaps");
+            assert!(matches!(self.standing.phase, Phase::Serving | Phase::Preparing), "fewer in {:?}", self.standing);
+            self.check_shrink();
+            self.moved_at = self.now;
+        }
+    }
+
+    /// Whoever is sent away is idle.
+    fn check_shrink(&self) {
+        let Event::Sampled(load) = &self.event else {
+            return;
+        };
+        for (id, _) in self.workers.iter().filter(|(_, worker)| worker.slot.0 + 1 == self.target) {
+            let busy = load.workers.iter().any(|sample| sample.id == *id && sample.busy);
+            let stays = self.workers[id].leaving.is_none_or(|(since, _)| since == self.now);
+            assert!(!busy || !stays, "{id:?} is busy");
+        }
     }
 
     pub(super) fn assert_staffed(&self, supervisor: &Supervisor) {
@@ -157,13 +212,14 @@ impl Auditor {
 
     /// Whether all is as the operator wants it.
     pub(super) fn is_at_rest(&self, supervisor: &Supervisor, world: &World) -> bool {
-        let moving = self.policy.limits != Limits::default();
+        let moving = self.policy.limits != Limits::default() || self.policy.scaling != Scaling::Static;
         supervisor.phase() == Phase::Serving
             && supervisor.health() == Health::Sound
             && self.workers.len() == self.target as usize
             && world.processes() == self.target as usize
             && world.templates() == [supervisor.generation()]
             && self.is_staffed(supervisor)
+            && (world.demand == 0 || self.target > 0)
             && (moving || supervisor.next_timer().is_none())
     }
 

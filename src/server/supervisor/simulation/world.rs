@@ -47,6 +47,9 @@ enum Happening {
     NeverBorn(WorkerId, StartFailure),
     /// The queues have been looked at.
     Looked,
+    /// From now on there are so many clients.
+    Demand(u32),
+    ClientWaits,
     /// A report that comes late, or twice.
     Echo(Event),
     Asked(Signal),
@@ -59,6 +62,10 @@ enum Happening {
 pub(super) struct World {
     random: Random,
     pub(super) hostile: bool,
+    /// Requests in hand and clients that wait.
+    pub(super) demand: u32,
+    /// The master is to hear of the next client.
+    awaited: bool,
     /// Until then nothing can be forked.
     short_until: Duration,
     /// Until then hardly any worker serves well.
@@ -80,6 +87,8 @@ impl World {
         Self {
             random: Random::new(seed),
             hostile: false,
+            demand: 0,
+            awaited: false,
             short_until: Duration::ZERO,
             broken_until: Duration::ZERO,
             happenings: BTreeMap::new(),
@@ -97,9 +106,23 @@ impl World {
         let look_at = |(&id, process): (&WorkerId, &Process)| {
             let lived = (now - process.born_at).as_secs();
             let resident = memory.then_some(process.growth * lived);
-            WorkerLoad { id, requests: process.pace * lived, resident }
+            WorkerLoad { id, requests: process.pace * lived, busy: false, parked: false, resident }
         };
-        Load { workers: self.processes.iter().filter(|(_, process)| process.ready).map(look_at).collect() }
+        let ready = self.processes.iter().filter(|(_, process)| process.ready);
+        let mut workers: Vec<_> = ready.map(look_at).collect();
+        let busy = self.demand.min(workers.len() as u32);
+        workers.iter_mut().take(busy as usize).for_each(|worker| worker.busy = true);
+        Load { workers, queue: self.demand - busy }
+    }
+
+    /// Decides how many clients come and go, and when.
+    pub(super) fn plan_demand(&mut self) {
+        let mut at = Duration::ZERO;
+        for _ in 0..self.random.below(20) {
+            at += MS * self.random.below(10_000);
+            let clients = if self.random.below(2) == 0 { 0 } else { self.random.below(10) };
+            self.plan(at, Happening::Demand(clients));
+        }
     }
 
     /// Decides what the operator will ask for.
@@ -185,6 +208,11 @@ impl World {
                 Some(_) => vec![Event::WorkerFailed { id, cause }],
                 None => Vec::new(),
             },
+            Happening::Demand(clients) => {
+                self.demand = clients;
+                if clients > 0 && std::mem::take(&mut self.awaited) { vec![Event::ClientWaits] } else { Vec::new() }
+            }
+            Happening::ClientWaits => vec![Event::ClientWaits],
             Happening::Echo(event) => vec![event],
             Happening::Asked(signal) => vec![Event::Signal(signal)],
             Happening::UpgradeReady(number) if self.new_master == Some(number) => {
@@ -224,6 +252,8 @@ impl World {
                 let then = now + MS * self.random.below(5);
                 self.plan(then, Happening::Looked);
             }
+            Action::AwaitClient if self.demand > 0 => self.plan(now + MS, Happening::ClientWaits),
+            Action::AwaitClient => self.awaited = true,
             Action::Sample { .. }
             | Action::Retire { .. }
             | Action::CloseListeners

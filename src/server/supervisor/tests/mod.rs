@@ -4,6 +4,7 @@ mod boot;
 mod failing;
 mod recycling;
 mod reload;
+mod scaling;
 mod serving;
 mod stop;
 mod upgrade;

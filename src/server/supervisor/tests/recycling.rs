@@ -19,8 +19,9 @@ fn by_requests(workers: u32) -> Bench {
 
 /// Answers the look at the workers with so many requests for each.
 fn sampled(bench: &mut Bench, requests: &[(u64, u64)]) {
-    let sample = |&(id, requests)| WorkerLoad { id: WorkerId(id), requests, resident: None };
-    bench.tell(Event::Sampled(Load { workers: requests.iter().map(sample).collect() }));
+    let sample =
+        |&(id, requests)| WorkerLoad { id: WorkerId(id), requests, busy: false, parked: false, resident: None };
+    bench.tell(Event::Sampled(Load { workers: requests.iter().map(sample).collect(), queue: 0 }));
 }
 
 fn worn(actions: &[Action]) -> usize {
