@@ -117,7 +117,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 17);
+    assert_eq!(checked, 18);
 }
 
 #[test]
