@@ -27,6 +27,8 @@ use crate::sys::clock::Monotonic;
 /// How long, and for how many bytes, a client may take to notice that everything is said.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
+/// The same for a worker without a master, which is to be away within a moment.
+const ORPHANS_LINGER_TIME: Duration = Duration::from_millis(50);
 /// How long a draining worker waits for the first byte of a connection that it has accepted.
 const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,10 @@ pub(super) struct Attendant<S> {
     pub(super) requests: u64,
     pub(super) aborted: u64,
     pub(super) draining: bool,
+    /// The worker drains because its master is gone.
+    pub(super) orphaned: bool,
+    /// While the worker drains: until when a connection between two requests is kept for one more.
+    pub(super) last_chance: Option<Monotonic>,
     /// The time, read after the last thing that may have taken long.
     pub(super) now: Monotonic,
     pub(super) log: Logger,
@@ -97,15 +103,15 @@ impl<S: Service> Attendant<S> {
 
     /// What the connection waits for after a visit; none: it is to be closed.
     pub(super) fn settle(&mut self, conn: &mut Conn, before: Phase, mut outcome: Outcome) -> Option<Phase> {
-        // While draining, a connection between two requests gets a last look and no more.
-        while self.draining && outcome == Outcome::Idle {
+        // After its last chance, a connection between two requests gets a last look and no more.
+        while self.is_last_chance_over() && outcome == Outcome::Idle {
             outcome = match self.visit(conn, None) {
                 Outcome::Nothing => Outcome::Close,
                 served => served,
             };
         }
         match outcome {
-            Outcome::Nothing if self.draining && before == Phase::Idle => None,
+            Outcome::Nothing if self.is_last_chance_over() && before == Phase::Idle => None,
             Outcome::Nothing => Some(before),
             Outcome::Idle => Some(Phase::Idle),
             Outcome::Partial(request) => Some(Phase::Partial(request)),
@@ -118,10 +124,16 @@ impl<S: Service> Attendant<S> {
     pub(super) fn due(&self, phase: Phase) -> Option<Monotonic> {
         match phase {
             Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
+            Phase::Idle if self.draining => self.last_chance,
             Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
             Phase::Partial(request) => request.due,
+            Phase::Lingering { .. } if self.orphaned => Some(self.now.after(ORPHANS_LINGER_TIME)),
             Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
         }
+    }
+
+    fn is_last_chance_over(&self) -> bool {
+        self.last_chance.is_some_and(|end| end <= self.now)
     }
 
     fn serve_all(&mut self, conn: &mut Conn, begun: Option<Begun>, timed_out: bool) -> Outcome {
@@ -199,6 +211,7 @@ impl<S: Service> Attendant<S> {
             record: &self.record,
             pid: self.pid,
             draining: self.draining,
+            link: Some(&self.link),
             since: request.since,
             deadlines: &self.deadlines,
             in_hand: self.in_hand,

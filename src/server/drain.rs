@@ -18,27 +18,43 @@ use crate::proc::{Channel, Received};
 use crate::sys::term;
 
 /// A worker's socket to the master.
-pub(crate) struct MasterLink(Channel<FromWorker, ToWorker>);
+#[derive(Debug)]
+pub(crate) struct MasterLink {
+    channel: Channel<FromWorker, ToWorker>,
+    is_gone: Cell<bool>,
+}
 
 impl MasterLink {
     pub(crate) fn new(channel: Channel<FromWorker, ToWorker>) -> Self {
-        Self(channel)
+        Self { channel, is_gone: Cell::new(false) }
     }
 
     /// Says that the worker accepts connections.
     fn ready(&self) -> io::Result<()> {
-        self.0.send(&FromWorker::Ready, &[])
+        self.channel.send(&FromWorker::Ready, &[])
     }
 
     /// Says something, if the master takes it without delay.
     pub(super) fn try_say(&self, message: &FromWorker) -> bool {
-        self.0.try_send(message, &[]).is_ok_and(|sent| sent)
+        self.channel.try_send(message, &[]).is_ok_and(|sent| sent)
+    }
+
+    /// The same as a look: what has come stays there. The master says nothing but this to a worker.
+    pub(super) fn wants_drain(&self) -> bool {
+        is_readable(&self.channel)
     }
 
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
     fn poll_drain(&self) -> bool {
-        // A conversation that makes no sense is as good as none.
-        !matches!(self.0.try_recv(), Ok(Received::Empty))
+        match self.channel.try_recv() {
+            Ok(Received::Empty) => false,
+            Ok(Received::Message { message: ToWorker::Drain, .. }) => true,
+            // A conversation that makes no sense is as good as none.
+            Ok(Received::Eof) | Err(_) => {
+                self.is_gone.set(true);
+                true
+            }
+        }
     }
 }
 
@@ -60,7 +76,7 @@ impl DrainNotice {
         let (pipe, pipe_end) = UnixStream::pair()?;
         pipe_end.set_nonblocking(true)?;
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        sources.add(&link.0, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        sources.add(&link.channel, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         sources.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         term::write_to(pipe_end.try_clone()?.into())?;
         Ok(Self { link, pipe, pipe_end, sources, said_ready: Cell::new(false), asked: Cell::new(false) })
@@ -83,6 +99,11 @@ impl DrainNotice {
             self.ask();
         }
         self.asked.get()
+    }
+
+    /// Whether the worker drains because its master is gone: it is to leave soon.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.link.is_gone.get()
     }
 
     fn ask(&self) {

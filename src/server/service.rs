@@ -205,6 +205,8 @@ pub struct RequestCx<'a> {
     pub(super) record: &'a Record,
     pub(super) pid: u32,
     pub(super) draining: bool,
+    /// To ask whether that has changed; none in tests.
+    pub(super) link: Option<&'a MasterLink>,
     pub(super) since: Monotonic,
     pub(super) deadlines: &'a Deadlines,
     pub(super) in_hand: &'static InHand,
@@ -219,9 +221,15 @@ impl RequestCx<'_> {
     }
 
     /// Whether the worker is on its way out: the last request of this connection, say so if the
-    /// protocol can.
+    /// protocol can. A request that has taken a millisecond or more looks anew each time, which costs a
+    /// system call; so a long one asks when it begins to answer.
     pub fn draining(&self) -> bool {
-        self.draining
+        self.draining || self.link.is_some_and(|link| self.is_long() && link.wants_drain())
+    }
+
+    /// A wish to drain that comes during a short request is as well heard after it.
+    fn is_long(&self) -> bool {
+        Monotonic::now().since(self.since) >= Duration::from_millis(1)
     }
 
     /// Gives this request a deadline of its own: it must have ended `limit` after its first byte came.

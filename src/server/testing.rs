@@ -69,6 +69,7 @@ impl Bench {
             record: &self.record,
             pid: std::process::id(),
             draining,
+            link: None,
             since,
             deadlines: &self.deadlines,
             in_hand: self.in_hand,

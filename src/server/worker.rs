@@ -10,7 +10,8 @@
 //! to do.
 //!
 //! While the worker drains, a connection that has not been served yet stays for a moment, because
-//! its client is about to send; parked ones that are between two requests are closed.
+//! its client is about to send; parked ones that are between two requests have a last chance: a request that
+//! comes before it is over is answered, with a word that it is the last if the protocol has one.
 
 use std::io;
 use std::mem;
@@ -91,6 +92,8 @@ impl<S: Service> Worker<S> {
                 requests: 0,
                 aborted: 0,
                 draining: false,
+                orphaned: false,
+                last_chance: None,
                 now: Monotonic::now(),
                 log: cx.log,
             },
@@ -313,7 +316,11 @@ impl<S: Service> Worker<S> {
             return Ok(());
         }
         info!(self.attendant.log, "draining"; "parked" => self.parked.len());
+        let orphaned = self.notice.is_orphaned();
+        let last_chance = if orphaned { Duration::ZERO } else { self.attendant.config.last_chance };
         self.attendant.draining = true;
+        self.attendant.orphaned = orphaned;
+        self.attendant.last_chance = Some(self.attendant.now.after(last_chance));
         self.attendant.record.set_state(self.attendant.resting_state());
         self.epoll.delete(&self.notice)?;
         // A connection that came a moment ago may have woken this worker and no other, and nobody
@@ -335,9 +342,13 @@ impl<S: Service> Worker<S> {
         }
         for key in self.parked.keys() {
             self.revisit(key);
-            // Those that have never been served have a moment more from now on.
-            if let Some(Guest { phase: Phase::Fresh, .. }) = self.parked.get(key) {
-                self.parked.set_due(key, self.attendant.due(Phase::Fresh));
+            // Those that wait for a request have a moment more from now on, and without a master so have those that linger.
+            match self.parked.get(key).map(|guest| guest.phase) {
+                Some(phase @ (Phase::Fresh | Phase::Idle)) => self.parked.set_due(key, self.attendant.due(phase)),
+                Some(phase @ Phase::Lingering { .. }) if orphaned => {
+                    self.parked.set_due(key, self.attendant.due(phase));
+                }
+                _ => {}
             }
         }
         Ok(())

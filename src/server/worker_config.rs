@@ -16,6 +16,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) request_kill_after: Duration,
     /// How long a connection may stay parked without a byte; none: as long as it likes.
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long a draining worker keeps a connection that is between two requests.
+    pub(crate) last_chance: Duration,
     /// The service's own settings, by name.
     pub(crate) args: BTreeMap<String, String>,
     /// The listeners' addresses, in the order of their descriptors.
@@ -32,6 +34,7 @@ impl Default for WorkerConfig {
             request_timeout: Some(Duration::from_secs(30)),
             request_kill_after: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(60)),
+            last_chance: Duration::from_millis(500),
             args: BTreeMap::new(),
             listeners: Vec::new(),
             log_format: LogFormat::Term,

@@ -21,6 +21,9 @@ pub fn tests() -> Vec<Trial> {
         invariant_7_a_stop_on_a_unix_path_loses_nobody,
         invariant_7_a_stop_on_an_abstract_unix_socket_loses_nobody,
         invariant_7_a_stop_on_several_listeners_loses_nobody,
+        invariant_7_a_stop_under_kept_connections_answers_and_tells_each_client,
+        invariant_7_a_storm_of_reloads_under_kept_connections_loses_nothing,
+        a_roll_does_not_wait_for_the_last_chances_of_idle_clients,
         invariant_7_a_handshake_under_way_at_the_stop_completes_and_is_served,
         invariant_7_the_queue_of_a_busy_worker_is_served_before_it_leaves,
         invariant_7_a_worker_that_dies_behind_the_gate_is_replaced_for_the_queue,
@@ -33,11 +36,11 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Stops a server under so many clients with a connection per request.
-fn stop_under(clients: usize, listen: &str) {
+/// Stops a server under so many clients.
+fn stop_under(clients: usize, habit: Habit, listen: &str) {
     let mut server = Launch::hatchery().args(["--workers", "4", "--listen", listen]).spawn();
     server.await_serving();
-    let crowd = Crowd::start(&server.address(), clients, Habit::ConnectionPerRequest);
+    let crowd = Crowd::start(&server.address(), clients, habit);
     crowd.may_be_refused();
     server.stop();
     let tally = crowd.tally();
@@ -47,31 +50,35 @@ fn stop_under(clients: usize, listen: &str) {
 }
 
 fn invariant_7_a_stop_under_24_clients_loses_nobody() {
-    stop_under(24, "127.0.0.1:0");
+    stop_under(24, Habit::ConnectionPerRequest, "127.0.0.1:0");
 }
 
 fn invariant_7_a_stop_under_200_clients_loses_nobody() {
-    stop_under(200, "127.0.0.1:0");
+    stop_under(200, Habit::ConnectionPerRequest, "127.0.0.1:0");
 }
 
 fn invariant_7_a_stop_under_1000_clients_loses_nobody() {
-    stop_under(1000, "127.0.0.1:0");
+    stop_under(1000, Habit::ConnectionPerRequest, "127.0.0.1:0");
 }
 
 fn invariant_7_a_stop_over_ipv6_loses_nobody() {
-    stop_under(24, "[::1]:0");
+    stop_under(24, Habit::ConnectionPerRequest, "[::1]:0");
 }
 
 fn invariant_7_a_stop_on_a_unix_path_loses_nobody() {
     let directory = tempfile::tempdir().expect("a directory");
     for clients in [24, 200] {
-        stop_under(clients, &format!("unix:{}/socket", directory.path().display()));
+        stop_under(clients, Habit::ConnectionPerRequest, &format!("unix:{}/socket", directory.path().display()));
     }
 }
 
 fn invariant_7_a_stop_on_an_abstract_unix_socket_loses_nobody() {
     for clients in [24, 200] {
-        stop_under(clients, &format!("unix:@hatchery-lossless-{}-{clients}", std::process::id()));
+        stop_under(
+            clients,
+            Habit::ConnectionPerRequest,
+            &format!("unix:@hatchery-lossless-{}-{clients}", std::process::id()),
+        );
     }
 }
 
@@ -93,6 +100,41 @@ fn invariant_7_a_stop_on_several_listeners_loses_nobody() {
         let tally = crowd.tally();
         assert!(tally.lost.is_empty(), "{tally:?}\n{}", server.log.text());
     }
+}
+
+/// Each of them is told on its kept connection that it ends, and refused on the next.
+fn invariant_7_a_stop_under_kept_connections_answers_and_tells_each_client() {
+    for clients in [24, 200, 1000] {
+        stop_under(clients, Habit::KeepAlive, "127.0.0.1:0");
+    }
+}
+
+fn invariant_7_a_storm_of_reloads_under_kept_connections_loses_nothing() {
+    let mut server = Server::start(&["--workers", "4"]);
+    let crowd = Crowd::start(&server.address(), 24, Habit::KeepAlive);
+    for generation in 2..=8 {
+        server.signal(Signal::SIGHUP);
+        server.log.wait("the reload", |record| record.is("reloaded") && record.u64("generation") == generation);
+        crowd.await_answers(100);
+    }
+    crowd.may_be_refused();
+    server.stop();
+    let tally = crowd.tally();
+    assert!(tally.lost.is_empty(), "{tally:?}\n{}", server.log.text());
+}
+
+fn a_roll_does_not_wait_for_the_last_chances_of_idle_clients() {
+    let mut server = Server::start(&["--workers", "16"]);
+    let mut idle: Vec<Client> = (0..100).map(|_| server.client()).collect();
+    for client in &mut idle {
+        assert!(!client.get("/").expect("an answer").closes);
+    }
+    server.signal(Signal::SIGHUP);
+    let reloaded = server.log.wait("the reload", |record| record.is("reloaded"));
+    assert!(reloaded.u64("took_ms") < 5_000, "16 last chances of half a second, one after the other, are eight");
+    let last = idle.last_mut().expect("a client");
+    assert_eq!(last.rest(), b"");
+    server.stop();
 }
 
 /// A client that loses what it is sent: SYN-ACKs, for as long as the filter is attached.

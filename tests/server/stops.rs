@@ -39,10 +39,12 @@ fn sockets(pid: i32) -> usize {
 
 fn term_answers_the_request_in_hand_and_then_ends() {
     let mut server = Server::start(&["--workers", "2", "--faults"]);
-    let mut client = busy(&server, "/fault/sleep?ms=600");
+    let mut client = busy(&server, "/fault/sleep?ms=3000");
     server.signal(Signal::SIGTERM);
-    server.log.wait("it begins to stop", |record| record.is("stopping"));
-    assert_eq!(client.answer().expect("the answer").status, 200);
+    server.log.wait("the workers are asked to drain", |record| record.is("queues served"));
+    let answer = client.answer().expect("the answer");
+    assert_eq!(answer.status, 200);
+    assert!(answer.closes, "it was asked for before the stop and answered after it began");
     assert_eq!(client.rest(), b"");
     assert_eq!(server.wait().code(), Some(0));
     assert_eq!(server.log.count(|record| record.is("killing a worker")), 0);

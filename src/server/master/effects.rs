@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nix::libc;
@@ -31,6 +32,10 @@ use crate::server::worker_config::{WorkerBirth, WorkerConfig};
 use crate::server::{Generation, Slot, WorkerId};
 use crate::sys::clock::Monotonic;
 use crate::sys::spawn::Image;
+
+/// How long a draining worker keeps a connection that is between two requests, for one more. It is less than the time of a
+/// quick stop, and more than a client that asks without pause, on a busy machine, takes from one answer to its next request.
+const LAST_CHANCE: Duration = Duration::from_millis(500);
 
 /// The program that this process runs: where it was found, and the file itself.
 pub(super) struct Program {
@@ -171,6 +176,7 @@ impl Effects {
             request_timeout: self.config.request_timeout,
             request_kill_after: self.config.request_kill_after,
             idle_timeout: self.config.idle_timeout,
+            last_chance: LAST_CHANCE.min(self.config.graceful_timeout / 2),
             args,
             listeners: self.estate.listeners().iter().map(|listener| listener.address().to_string()).collect(),
             log_format: self.config.log_format,

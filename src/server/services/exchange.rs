@@ -114,13 +114,13 @@ impl Exchange {
     }
 
     /// What the worker does with the connection, once the answer is written.
-    pub(super) fn next(&self, conn: &mut Conn, draining: bool) -> Next {
+    pub(super) fn next(&self, conn: &mut Conn, draining: impl FnOnce() -> bool) -> Next {
         if self.persistence != Persistence::Close {
             return Next::Park;
         }
         // A client that was not told before may have more under way, which would reset the
         // connection.
-        if draining || !conn.buffer().is_empty() {
+        if draining() || !conn.buffer().is_empty() {
             conn.linger();
         }
         Next::Close

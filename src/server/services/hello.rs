@@ -117,15 +117,19 @@ impl Hello {
 
     /// Answers a request that is taken off the connection.
     fn follow(&mut self, route: Route, conn: &mut Conn, cx: &RequestCx<'_>, exchange: Exchange) -> Result<Next> {
-        match route {
+        let exchange = match route {
             Route::Greeting => {
                 let (how, head_only) = (exchange.persistence, exchange.head_only);
                 conn.write_all(self.greeting.bytes(how, head_only, self.date.now()))?;
+                exchange
             }
-            Route::Nobody(answer) => self.send(conn, &answer, exchange)?,
+            Route::Nobody(answer) => {
+                self.send(conn, &answer, exchange)?;
+                exchange
+            }
             Route::Fault(fault) => self.commit(&fault, conn, cx, exchange)?,
-        }
-        Ok(exchange.next(conn, cx.draining()))
+        };
+        Ok(exchange.next(conn, || cx.draining()))
     }
 
     /// The final answer spares a client that asked first its body. Whether it sends it all the same
@@ -137,16 +141,21 @@ impl Hello {
     }
 
     /// Does what a fault route is there for. A deadline is answered 504, a panic 500; the error
-    /// goes on to the worker loop, which logs it and lives.
-    fn commit(&mut self, fault: &Fault, conn: &mut Conn, cx: &RequestCx<'_>, exchange: Exchange) -> Result<()> {
+    /// goes on to the worker loop, which logs it and lives. Gives the exchange as the client was told of it: the
+    /// worker may have begun to drain meanwhile.
+    fn commit(&mut self, fault: &Fault, conn: &mut Conn, cx: &RequestCx<'_>, exchange: Exchange) -> Result<Exchange> {
         let Some(faults) = &mut self.faults else {
-            return Ok(());
+            return Ok(exchange);
         };
         if *fault == Fault::BreakOff {
             break_off(conn)?;
         }
         let (status, why, error): (_, _, BoxError) = match catch(|| faults.commit(fault, cx)) {
-            Ok(Ok(text)) => return self.send(conn, &Answer::ok(text), exchange),
+            Ok(Ok(text)) => {
+                let exchange = if cx.draining() { exchange.closing() } else { exchange };
+                self.send(conn, &Answer::ok(text), exchange)?;
+                return Ok(exchange);
+            }
             Ok(Err(error)) => {
                 let late = error.kind() == ErrorKind::TimedOut;
                 let status = if late { Status::GatewayTimeout } else { Status::InternalError };

@@ -85,7 +85,8 @@ struct TestWorker {
 
 fn config() -> WorkerConfig {
     let kill_after = Duration::from_secs(3600);
-    WorkerConfig { request_timeout: None, request_kill_after: kill_after, ..Default::default() }
+    let last_chance = Duration::ZERO;
+    WorkerConfig { request_timeout: None, request_kill_after: kill_after, last_chance, ..Default::default() }
 }
 
 impl TestWorker {
@@ -399,6 +400,47 @@ fn draining_serves_what_is_in_hand_and_what_has_come() {
     assert_eq!(partial.ask("tial"), "partial (draining)\n");
     partial.sees_the_end();
     worker.ends_well();
+}
+
+#[test]
+fn while_draining_a_kept_connection_has_a_last_chance() {
+    let worker = TestWorker::start(WorkerConfig { last_chance: Duration::from_secs(3600), ..config() });
+    let (mut kept, mut gone) = (worker.client(), worker.client());
+    assert_eq!(kept.ask("one"), "one\n");
+    assert_eq!(gone.ask("one"), "one\n");
+    let mut held = worker.client();
+    assert_eq!(held.ask("hold"), "hold\n");
+    worker.ask_to_drain();
+    held.send("released\n");
+    held.line();
+    drop(held);
+    assert_eq!(kept.ask("two"), "two (draining)\n");
+    assert_eq!(kept.ask("close"), "close (draining)\n");
+    kept.sees_the_end();
+    // Nobody is left to wait for.
+    drop(gone);
+    worker.ends_well();
+}
+
+#[test]
+fn the_last_chance_of_a_kept_connection_ends() {
+    let worker = TestWorker::start(WorkerConfig { last_chance: Duration::from_millis(50), ..config() });
+    let mut kept = worker.client();
+    assert_eq!(kept.ask("one"), "one\n");
+    worker.ask_to_drain();
+    kept.sees_the_end();
+    worker.ends_well();
+}
+
+#[test]
+fn without_a_master_there_is_no_last_chance() {
+    let worker = TestWorker::start(WorkerConfig { last_chance: Duration::from_secs(3600), ..config() });
+    let mut kept = worker.client();
+    assert_eq!(kept.ask("one"), "one\n");
+    let TestWorker { master, thread, .. } = worker;
+    drop(master);
+    kept.sees_the_end();
+    thread.join().unwrap().unwrap();
 }
 
 #[test]
