@@ -62,6 +62,11 @@ struct ServerArgs {
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
 
+    /// Whose queue a connection waits in: `shared`, one for all workers, or `reuseport`, one for each
+    /// slot at every TCP address (SO_REUSEPORT) [default: shared]
+    #[arg(long, value_name = "MODE")]
+    accept: Option<String>,
+
     /// How the number of workers follows the load: `static` (as many as --workers says), `dynamic` (as many as are
     /// busy, and some to spare) or `ondemand` (none until a client comes) [default: static]
     #[arg(long, value_name = "HOW")]
@@ -209,6 +214,7 @@ impl From<ServerArgs> for Asked {
         let many = |texts: Vec<String>, flag| texts.into_iter().map(|text| Given::by_flag(text, flag)).collect();
         let raw = RawConfig {
             listen: many(args.listen, "--listen"),
+            accept: one(args.accept, "--accept"),
             workers: one(args.workers, "--workers"),
             scaling: one(args.scaling, "--scaling"),
             min_workers: one(args.min_workers, "--min-workers"),

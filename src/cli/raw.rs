@@ -25,6 +25,7 @@ const WORKER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct RawConfig {
     pub(super) listen: Vec<Given>,
+    pub(super) accept: Option<Given>,
     pub(super) workers: Option<Given>,
     pub(super) scaling: Option<Given>,
     pub(super) min_workers: Option<Given>,
@@ -98,6 +99,7 @@ impl RawConfig {
         Ok(Config {
             scaling,
             listen: if listen.is_empty() { usual.listen } else { listen },
+            accept: read_or(self.accept, "accept", parsed, usual.accept)?,
             workers: read_or(self.workers, "workers", parsed, usual.workers)?,
             service: read_or(self.service, "service", shipped, service)?,
             faults: self.faults,

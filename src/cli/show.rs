@@ -14,6 +14,7 @@ impl Display for Shown<'_> {
         for address in &config.listen {
             writeln!(f, "listen = {address}")?;
         }
+        writeln!(f, "accept = {}", config.accept)?;
         match config.scaling {
             Scaling::Static => writeln!(f, "scaling = static\nworkers = {}", config.workers.get())?,
             Scaling::Dynamic(dynamic) => {

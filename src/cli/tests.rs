@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
-use crate::server::{Bytes, DynamicScaling, LogFormat, LogLevel, RestartBudget, Scaling};
+use crate::server::{AcceptMode, Bytes, DynamicScaling, LogFormat, LogLevel, RestartBudget, Scaling};
 
 fn arguments(line: &[&str]) -> Vec<OsString> {
     std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
@@ -33,6 +33,7 @@ fn every_flag_reaches_the_configuration() {
         "serve",
         "--listen=[::1]:0",
         "--listen=unix:/run/x.sock",
+        "--accept=reuseport",
         "--workers=7",
         "--service=echo",
         "--faults",
@@ -58,6 +59,7 @@ fn every_flag_reaches_the_configuration() {
     let config = config(&line);
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["[::1]:0", "unix:/run/x.sock"]);
+    assert_eq!(config.accept, AcceptMode::Reuseport);
     assert_eq!(config.workers.get(), 7);
     assert_eq!(config.service, ServiceName::Echo);
     assert!(config.faults);
@@ -117,7 +119,7 @@ fn the_defaults_that_help_promises_are_the_defaults() {
         }
         checked += 1;
     }
-    assert_eq!(checked, 18);
+    assert_eq!(checked, 19);
 }
 
 #[test]
@@ -125,6 +127,7 @@ fn a_wrong_value_names_flag_value_and_what_would_be_right() {
     for (flag, value, right) in [
         ("--listen", "localhost:80", "tcp:localhost:80"),
         ("--listen", "127.0.0.1:99999", "0 to 65535"),
+        ("--accept", "both", "one of: shared, reuseport"),
         ("--workers", "0", "from 1 to 4096"),
         ("--workers", "-3", "from 1 to 4096"),
         ("--workers", "many", "from 1 to 4096"),
@@ -267,7 +270,7 @@ fn what_check_config_shows_is_every_setting() {
     let shown = show::Shown(&config(&["serve", "--workers=4", "--arg=a=b"])).to_string();
     assert_eq!(
         shown,
-        "listen = 127.0.0.1:8080\nscaling = static\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
+        "listen = 127.0.0.1:8080\naccept = shared\nscaling = static\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
          drain-delay = 0s\ngraceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
          restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\

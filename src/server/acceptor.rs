@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef};
 use super::conn::{Conn, Peer};
 use crate::sys::{gate, stream};
 
-/// A listener shared by all workers; it never waits.
+/// A listener, shared by all workers or the slot's own; it never waits.
 #[derive(Debug)]
 pub struct Acceptor {
     socket: OwnedFd,
@@ -45,6 +45,11 @@ impl Acceptor {
     /// Whether nobody comes to the queue any more: then who leaves takes with him all who are in it.
     pub(super) fn is_shut(&self) -> bool {
         gate::is_shut(self.socket.as_fd()) || gate::is_turned_away(self.socket.as_fd())
+    }
+
+    /// Whether somebody waits in the queue at this moment.
+    pub(super) fn has_queue(&self) -> bool {
+        stream::is_readable(self.as_fd())
     }
 
     /// Takes a connection from the queue; none if nobody waits there, which is no surprise even

@@ -30,7 +30,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// The same for a worker without a master, which is to be away within a moment.
 const ORPHANS_LINGER_TIME: Duration = Duration::from_millis(50);
 /// How long a draining worker waits for the first byte of a connection that it has accepted.
-const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
+pub(super) const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
 
 /// A client that leaves before its answer is noticed if that takes so long.
 const LONG_ENOUGH_TO_GIVE_UP: Duration = Duration::from_millis(10);

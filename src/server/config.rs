@@ -32,6 +32,8 @@ use super::fleet_config::{Bytes, RestartBudget, Scaling};
 pub struct Config {
     /// Where to listen. Default: 127.0.0.1:8080.
     pub listen: Vec<Address>,
+    /// Whether the workers share each listener's queue or have one each. Default: [`AcceptMode::Shared`].
+    pub accept: AcceptMode,
     /// How many workers run. Default: twice the CPUs, at least 4.
     pub workers: Workers,
     /// How their number follows the load. Default: [`Scaling::Static`], in which there are always as many as `workers`
@@ -87,6 +89,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
+            accept: AcceptMode::Shared,
             workers: Workers::default(),
             scaling: Scaling::Static,
             service: ServiceName::Own,
@@ -214,6 +217,20 @@ words! {
 impl ServiceName {
     /// The services that ship with the command.
     pub const SHIPPED: [ServiceName; 2] = [ServiceName::Hello, ServiceName::Echo];
+}
+
+words! {
+    /// Whose queue a connection waits in until a worker accepts it.
+    AcceptMode {
+        /// Each address has one queue, and whichever worker is free takes the next connection.
+        Shared = "shared",
+        /// At each TCP address every slot has a queue of its own (SO_REUSEPORT, socket(7)), among which the kernel
+        /// spreads the connections by their addresses and ports. No two workers compete for one; but a connection waits for
+        /// its worker, even where another has nothing to do. If a slot has no worker that is ready for a tenth of a second,
+        /// another worker stands in for it, if it runs the worker loop and no loop of the
+        /// service's own. Unix sockets and inherited ones are shared all the same.
+        Reuseport = "reuseport",
+    }
 }
 
 words! {

@@ -3,18 +3,18 @@
 //! The master's socket and a self-pipe for SIGTERM are the two sources. The pipe is written to when
 //! the master asks as well, and never read, so "drain" once said stays readable for ever.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::message::{FromWorker, ToWorker};
 use super::scoreboard::{Record, WorkerState};
 use crate::proc::{Channel, Received};
+use crate::sys::stream::is_readable;
 use crate::sys::term;
 
 /// A worker's socket to the master.
@@ -22,11 +22,15 @@ use crate::sys::term;
 pub(crate) struct MasterLink {
     channel: Channel<FromWorker, ToWorker>,
     is_gone: Cell<bool>,
+    /// The wish to drain has come.
+    drain: Cell<bool>,
+    /// What else has come, with its descriptors.
+    orders: RefCell<Vec<(ToWorker, Vec<OwnedFd>)>>,
 }
 
 impl MasterLink {
     pub(crate) fn new(channel: Channel<FromWorker, ToWorker>) -> Self {
-        Self { channel, is_gone: Cell::new(false) }
+        Self { channel, is_gone: Cell::new(false), drain: Cell::new(false), orders: RefCell::default() }
     }
 
     /// Says that the worker accepts connections.
@@ -39,22 +43,31 @@ impl MasterLink {
         self.channel.try_send(message, &[]).is_ok_and(|sent| sent)
     }
 
-    /// The same as a look: what has come stays there. The master says nothing but this to a worker.
-    pub(super) fn wants_drain(&self) -> bool {
-        is_readable(&self.channel)
-    }
-
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
-    fn poll_drain(&self) -> bool {
-        match self.channel.try_recv() {
-            Ok(Received::Empty) => false,
-            Ok(Received::Message { message: ToWorker::Drain, .. }) => true,
-            // A conversation that makes no sense is as good as none.
-            Ok(Received::Eof) | Err(_) => {
-                self.is_gone.set(true);
-                true
+    pub(super) fn wants_drain(&self) -> bool {
+        while !self.drain.get() {
+            match self.channel.try_recv() {
+                Ok(Received::Empty) => return false,
+                Ok(Received::Message { message: ToWorker::Drain, .. }) => self.drain.set(true),
+                Ok(Received::Message { message, fds, .. }) => self.orders.borrow_mut().push((message, fds)),
+                // A conversation that makes no sense is as good as none.
+                Ok(Received::Eof) | Err(_) => {
+                    self.is_gone.set(true);
+                    self.drain.set(true);
+                }
             }
         }
+        true
+    }
+
+    /// Whether something was taken in, perhaps in the middle of a request: the socket does not tell of it again.
+    pub(super) fn has_news(&self) -> bool {
+        self.drain.get() || !self.orders.borrow().is_empty()
+    }
+
+    /// What has come, but for the wish to drain, since this was asked the last time.
+    pub(super) fn take_orders(&self) -> Vec<(ToWorker, Vec<OwnedFd>)> {
+        self.orders.take()
     }
 }
 
@@ -95,7 +108,7 @@ impl DrainNotice {
 
     /// Whether the worker shall drain.
     pub(super) fn asked(&self) -> bool {
-        if !self.asked.get() && (self.link.poll_drain() || is_readable(&self.pipe)) {
+        if !self.asked.get() && (self.link.wants_drain() || is_readable(self.pipe.as_fd())) {
             self.ask();
         }
         self.asked.get()
@@ -111,11 +124,6 @@ impl DrainNotice {
         // A pipe that is full is readable already.
         let _ = (&self.pipe_end).write(&[0]);
     }
-}
-
-fn is_readable(fd: impl AsFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 impl AsFd for DrainNotice {

@@ -1,6 +1,7 @@
 //! A service as entry points: what the template calls and what the workers run.
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
@@ -16,7 +17,7 @@ use super::config::{LogFormat, LogLevel, ServiceName};
 use super::drain::MasterLink;
 use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
-use super::worker_config::{WorkerBirth, WorkerConfig};
+use super::worker_config::{Listened, WorkerBirth, WorkerConfig};
 use crate::proc::{CallCx, Channel, Registry, RunCx};
 use crate::sys::crash;
 
@@ -79,8 +80,8 @@ pub(crate) fn preload_entry(name: ServiceName) -> String {
     format!("{name}::preload")
 }
 
-/// The entry point that a worker runs. Its descriptors are the listeners and, last, the scoreboard; its
-/// arguments are a [`WorkerConfig`] and a [`WorkerBirth`].
+/// The entry point that a worker runs. Its descriptors are the listeners that all share, the scoreboard, and the
+/// listeners of its slot alone; its arguments are a [`WorkerConfig`] and a [`WorkerBirth`].
 pub(crate) fn worker_entry(name: ServiceName) -> String {
     format!("{name}::worker")
 }
@@ -121,13 +122,17 @@ fn work<S: Service>(
     let pid = std::process::id();
     let log = logger(config.log_format, config.log_level)
         .new(o!("slot" => birth.slot.0, "pid" => pid, "generation" => birth.generation.0));
-    let mut fds = cx.fds;
-    let board = fds.pop().ok_or("the scoreboard is missing")?;
+    let mut fds = cx.fds.into_iter();
+    let shared = config.listeners.iter().filter(|listened| !listened.own).count();
+    let mut shared: VecDeque<_> = fds.by_ref().take(shared).collect();
+    let board = fds.next().ok_or("the scoreboard is missing")?;
     let record = Record::map(board.as_fd(), &birth, pid)?;
     record.keep_trace();
     drop(board);
-    let addresses = config.listeners.iter().cloned();
-    let acceptors = fds.into_iter().zip(addresses).map(|(fd, address)| Acceptor::from_fd(fd, address));
+    let acceptors = config.listeners.iter().map(|Listened { address, own }| {
+        let fd = if *own { fds.next() } else { shared.pop_front() };
+        Acceptor::from_fd(fd.ok_or_else(|| io::Error::other("a listener is missing"))?, address.clone())
+    });
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
     let link = MasterLink::new(Channel::new(cx.socket));
     let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;

@@ -52,6 +52,8 @@ pub(crate) struct PassedListener {
     pub(crate) address: String,
     /// Device and inode of the file that stands for a Unix socket which the server has bound.
     pub(crate) file: Option<(u64, u64)>,
+    /// The slot whose own queue it has.
+    pub(crate) slot: Option<u32>,
 }
 
 /// What the master before this one has left to it.

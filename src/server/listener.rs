@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use super::Slot;
 use super::address::{AbstractName, Address, HostName, InheritedFd};
 use super::bind_error::BindError;
 use super::inheritance::PassedListener;
@@ -36,6 +37,8 @@ pub struct Listener {
     configured: Address,
     address: Address,
     file: Option<SocketFile>,
+    /// Whose own queue it has; none: all workers share it.
+    slot: Option<Slot>,
     /// It is still the listener of the master before this one.
     is_lent: bool,
 }
@@ -72,9 +75,10 @@ impl Listener {
     ) -> Result<Vec<Listener>, BindError> {
         let mut bound = Vec::with_capacity(addresses.len());
         for address in addresses {
-            let found = inherited.iter().position(|listener| listener.configured == *address);
+            let found = inherited.iter().position(|first| first.is_first() && first.configured == *address);
             // It may be written in another way now.
-            let found = found.or_else(|| inherited.iter().position(|listener| listener.address == *address));
+            let found =
+                found.or_else(|| inherited.iter().position(|first| first.is_first() && first.address == *address));
             let listener = match found {
                 Some(index) => Ok(inherited.remove(index)),
                 None => bind_beside(address, &bound),
@@ -90,6 +94,7 @@ impl Listener {
                 }
             }
         }
+        slots::take_further(&mut bound, inherited);
         Ok(bound)
     }
 
@@ -114,6 +119,7 @@ impl Listener {
             configured: self.configured.to_string(),
             address: self.address.to_string(),
             file: self.file.as_ref().map(SocketFile::identity),
+            slot: self.slot.map(|slot| slot.0),
         };
         Ok((passed, self.socket.as_fd().try_clone_to_owned()?))
     }
@@ -126,7 +132,8 @@ impl Listener {
             Address::Unix(path) => passed.file.map(|identity| SocketFile::bound_before(path, identity)),
             _ => None,
         };
-        Ok(Listener { socket: Socket::from(fd), configured, address, file, is_lent: true })
+        let slot = passed.slot.map(Slot);
+        Ok(Listener { socket: Socket::from(fd), configured, address, file, slot, is_lent: true })
     }
 
     /// From now on it is this master's own, with the file that stands for it.
@@ -144,6 +151,7 @@ fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, Bind
         configured: address.clone(),
         address,
         file,
+        slot: None,
         is_lent: false,
     };
     let mut listener = match address {
@@ -208,6 +216,12 @@ fn first_of_host(address: &Address, name: &HostName, port: u16, earlier: &[Liste
 }
 
 fn tcp(at: SocketAddr) -> Result<(Socket, Address), BindError> {
+    let socket = tcp_socket(at)?;
+    let real = listen_at(&socket, at)?;
+    Ok((socket, real))
+}
+
+fn tcp_socket(at: SocketAddr) -> Result<Socket, BindError> {
     let address = Address::Tcp(at);
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))
         .map_err(BindError::call(&address, "socket"))?;
@@ -215,11 +229,16 @@ fn tcp(at: SocketAddr) -> Result<(Socket, Address), BindError> {
     if at.is_ipv6() {
         socket.set_only_v6(true).map_err(BindError::call(&address, "setsockopt IPV6_V6ONLY"))?;
     }
+    Ok(socket)
+}
+
+/// Gives the address with the port that the kernel chose.
+fn listen_at(socket: &Socket, at: SocketAddr) -> Result<Address, BindError> {
+    let address = Address::Tcp(at);
     socket.bind(&at.into()).map_err(BindError::call(&address, "bind"))?;
     socket.listen(BACKLOG).map_err(BindError::call(&address, "listen"))?;
     let real = socket.local_addr().map_err(BindError::call(&address, "getsockname"))?;
-    let real = Address::of_socket(&real).unwrap_or_else(|| address.clone());
-    Ok((socket, real))
+    Ok(Address::of_socket(&real).unwrap_or(address))
 }
 
 fn abstract_unix(address: &Address, name: &AbstractName) -> Result<Socket, BindError> {
@@ -275,5 +294,6 @@ fn includes(held: &Address, wanted: &Address) -> bool {
 }
 
 pub(super) mod gate;
+pub(super) mod slots;
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,7 @@ pub use address::{
 };
 pub use bind_error::BindError;
 pub use command::{Command, Subprocess};
-pub use config::{Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
+pub use config::{AcceptMode, Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
 pub use fleet_config::{Bytes, BytesError, DynamicScaling, RestartBudget, Scaling, ScalingError};
 #[cfg(feature = "cli")]

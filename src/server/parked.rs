@@ -94,6 +94,18 @@ impl Parked {
         Some(guest)
     }
 
+    /// The one on which nothing has come for longest, of those that wait for their next request, and of the fresh ones
+    /// that are due by `fresh_until`.
+    pub(super) fn longest_idle(&self, fresh_until: Option<Monotonic>) -> Option<Key> {
+        let is_idle = |seat: &Seat| match seat.guest.as_ref().map(|guest| guest.phase) {
+            Some(Phase::Idle) => true,
+            Some(Phase::Fresh) => fresh_until.is_some_and(|until| seat.due.is_some_and(|due| due <= until)),
+            _ => false,
+        };
+        // All of them have the same patience, so whoever is due first has been silent for longest.
+        (0..).zip(&self.seats).filter(|(_, seat)| is_idle(seat)).min_by_key(|(_, seat)| seat.due).map(Seat::key)
+    }
+
     /// All that are here now.
     pub(super) fn keys(&self) -> Vec<Key> {
         (0..).zip(&self.seats).filter(|(_, seat)| seat.guest.is_some()).map(Seat::key).collect()

@@ -169,7 +169,8 @@ impl WorkerCx {
     }
 
     /// The listeners, in the order in which they were configured. They are non-blocking, and shared
-    /// with all other workers: a connection seen waiting may be gone when it is accepted.
+    /// with other workers (with [`AcceptMode::Reuseport`](super::AcceptMode::Reuseport), only during a roll): a connection
+    /// seen waiting may be gone when it is accepted.
     pub fn listeners(&self) -> &[Acceptor] {
         &self.acceptors
     }

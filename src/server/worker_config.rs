@@ -20,12 +20,20 @@ pub(crate) struct WorkerConfig {
     pub(crate) last_chance: Duration,
     /// The service's own settings, by name.
     pub(crate) args: BTreeMap<String, String>,
-    /// The listeners' addresses, in the order of their descriptors.
-    pub(crate) listeners: Vec<String>,
+    /// The listeners, in the order in which they were configured.
+    pub(crate) listeners: Vec<Listened>,
     /// How log records are written.
     pub(crate) log_format: LogFormat,
     /// The least level that is logged.
     pub(crate) log_level: LogLevel,
+}
+
+/// An address that a worker listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listened {
+    pub(crate) address: String,
+    /// The slot has a socket of its own, which comes to the worker alone; the shared ones come through the template.
+    pub(crate) own: bool,
 }
 
 impl Default for WorkerConfig {

@@ -25,6 +25,12 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SockAddr), Er
     Ok((socket, unsafe { SockAddr::new(storage, length) }))
 }
 
+/// Whether it is readable at this moment; a listener is while somebody waits in its queue (accept(2)).
+pub(crate) fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
 /// Receives what is there.
 pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     nix::sys::socket::recv(socket.as_raw_fd(), into, MsgFlags::empty())

@@ -21,6 +21,7 @@ use hatchery::server::{self, Config, LogFormat, LogLevel, Workers, host, stderr_
 use hatchery::server::{Conn, LastWords, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 
 /// What `version` answers; a test finds it in the image and writes a new version of this program.
@@ -106,6 +107,7 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("exit", code) => std::process::exit(code.parse()?),
         ("kill-yourself", _) => raise(Signal::SIGKILL)?,
         ("thread", name) => start_thread(name)?,
+        ("descriptors", limit) => setrlimit(Resource::RLIMIT_NOFILE, limit.parse()?, limit.parse()?)?,
         ("wait", _) => {
             fs::write(path.with_extension("obeyed"), "")?;
             while path.exists() {
@@ -173,6 +175,9 @@ impl Service for Probe {
     }
 
     fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
+        if !conn.buffer().contains(&b'\n') {
+            return Ok(Next::Park);
+        }
         let Some(line) = conn.read_line(4096)? else {
             return Ok(Next::Close);
         };

@@ -20,6 +20,7 @@ macro_rules! trials {
 }
 
 mod aborts;
+mod accepting;
 mod boot;
 mod cleanups;
 mod command;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     support::adopt_orphans();
     let subjects = [
         aborts::tests(),
+        accepting::tests(),
         boot::tests(),
         cleanups::tests(),
         command::tests(),

@@ -13,12 +13,10 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::Listener;
 use crate::server::address::Address;
 use crate::server::half_open;
-use crate::sys::gate;
+use crate::sys::{gate, stream};
 
 /// Who has come through before the gates were shut, and is not accepted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +81,6 @@ impl Listener {
 
     /// A listening socket is readable while somebody is in its queue (accept(2)).
     fn has_queue(&self) -> bool {
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        stream::is_readable(self.as_fd())
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::ops::Bound;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,18 +18,20 @@ use slog::{Logger, info, warn};
 use super::doorbell::Doorbell;
 use super::estate::Estate;
 use super::event::{Event, TemplateId};
+use super::queues::{Order, Queues};
 use super::slow::SlowLog;
 use super::worker::Worker;
 use super::{sampler, signals};
-use crate::proc::{self, Exit, Failure, How, Template};
+use crate::proc::{self, Exit, Failure, How, Process, Template};
 use crate::server::config::Config;
 use crate::server::hosting::{encode, preload_entry, worker_entry};
 use crate::server::listener::gate::Waiting;
-use crate::server::message::FromWorker;
+use crate::server::listener::{Listener, slots};
+use crate::server::message::{FromWorker, ToWorker};
 use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::service::BoxError;
 use crate::server::supervisor::{self, KillReason, Load, StartFailure};
-use crate::server::worker_config::{WorkerBirth, WorkerConfig};
+use crate::server::worker_config::{Listened, WorkerBirth, WorkerConfig};
 use crate::server::{Generation, Slot, WorkerId};
 use crate::sys::clock::Monotonic;
 use crate::sys::spawn::Image;
@@ -36,6 +39,10 @@ use crate::sys::spawn::Image;
 /// How long a draining worker keeps a connection that is between two requests, for one more. It is less than the time of a
 /// quick stop, and more than a client that asks without pause, on a busy machine, takes from one answer to its next request.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
+
+/// So many workers are sent at a time to look at a queue, and so often at most.
+const LOOKERS: usize = 16;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The program that this process runs: where it was found, and the file itself.
 pub(super) struct Program {
@@ -81,6 +88,9 @@ pub(super) struct Effects {
     lives: u32,
     workers: BTreeMap<WorkerId, Worker>,
     slow: SlowLog,
+    queues: Queues,
+    /// Who was sent last to look at the queues, and when.
+    looked: Option<(WorkerId, Monotonic)>,
     events: Sender<Event>,
     log: Logger,
 }
@@ -96,9 +106,15 @@ impl Effects {
         let Program { path: program, image } = program;
         let images = BTreeMap::from([(Generation(1), image)]);
         let slow = SlowLog::new(config.request_timeout, log.clone());
+        let mut queues = Queues::default();
+        for queue in estate.listeners().iter().filter_map(Listener::slot) {
+            queues.opened(queue, Monotonic::now());
+        }
         Effects {
             config,
             slow,
+            queues,
+            looked: None,
             estate,
             doorbell: None,
             free_records: (0..board.capacity()).rev().collect(),
@@ -150,7 +166,7 @@ impl Effects {
 
     /// Hands a template what its workers need and lets it preload.
     fn instruct(&self, template: &mut Template, id: TemplateId) -> Result<(), BoxError> {
-        for listener in self.estate.listeners() {
+        for listener in self.estate.listeners().iter().filter(|listener| listener.slot().is_none()) {
             template.send_fd(listener.as_fd().try_clone_to_owned()?)?;
         }
         template.send_fd(self.board.as_fd().try_clone_to_owned()?)?;
@@ -172,13 +188,14 @@ impl Effects {
         if self.config.faults {
             args.insert("faults".to_owned(), "true".to_owned());
         }
+        let first = self.estate.listeners().iter().filter(|listener| listener.is_first());
         WorkerConfig {
             request_timeout: self.config.request_timeout,
             request_kill_after: self.config.request_kill_after,
             idle_timeout: self.config.idle_timeout,
             last_chance: LAST_CHANCE.min(self.config.graceful_timeout / 2),
             args,
-            listeners: self.estate.listeners().iter().map(|listener| listener.address().to_string()).collect(),
+            listeners: first.map(listened).collect(),
             log_format: self.config.log_format,
             log_level: self.config.log_level,
         }
@@ -218,12 +235,22 @@ impl Effects {
         let Some(&record) = self.free_records.last() else {
             return Err(StartFailure::Resource { words: "every record of the scoreboard is taken".to_owned() });
         };
+        let lacking = |words: String| StartFailure::Resource { words };
+        let queue = self.estate.queue_for(slot).map_err(|error| lacking(error.to_string()))?;
+        let own = queue.map(|queue| slots::of_slot(self.estate.listeners(), queue).map(clone_fd).collect());
+        let own: Vec<OwnedFd> = own.unwrap_or_else(|| Ok(Vec::new())).map_err(|error| lacking(error.to_string()))?;
         let birth = WorkerBirth { slot, generation, id, record };
         let birth = encode(&birth).map_err(|error| no_process(&proc::words_of(error.as_ref())))?;
         let entry = worker_entry(self.config.service);
-        let running = template.fork().and_then(|process| process.send_arg(birth)?.run(&entry));
+        let running = template.fork().and_then(|process| {
+            let process = own.into_iter().try_fold(process, Process::send_fd)?;
+            process.send_arg(birth)?.run(&entry)
+        });
         let running = running.map_err(|error| why_no_process(&error))?;
         self.free_records.pop();
+        if let Some(queue) = queue {
+            self.queues.opened(queue, Monotonic::now());
+        }
         let events = self.events.clone();
         running.on_birth(move |pid| drop(events.send(Event::WorkerBorn { id, pid })));
         let events = self.events.clone();
@@ -231,10 +258,11 @@ impl Effects {
             let end = end.map_err(|error| why_no_process(&error));
             let _ = events.send(Event::WorkerEnded { id, end });
         });
-        Ok(Worker::new(running, record))
+        Ok(Worker::new(running, record, generation, queue))
     }
 
     pub(super) fn drain(&mut self, id: WorkerId) {
+        self.queues.leaves(id, Monotonic::now());
         if let Some(Err(why)) = self.workers.get_mut(&id).map(Worker::drain) {
             // It is gone, and its end is on the way; or it is stuck, and its deadline is.
             info!(self.log, "cannot ask a worker to drain"; "worker" => id.0, "why" => why);
@@ -348,6 +376,7 @@ impl Effects {
         // Its own words come before its end.
         let last_messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
         told.extend(last_messages.iter().filter_map(|message| self.said(id, message)));
+        self.queues.leaves(id, Monotonic::now());
         let mut served = false;
         if let Some(worker) = self.workers.remove(&id) {
             served = worker.ready;
@@ -376,7 +405,26 @@ impl Effects {
         match message {
             FromWorker::Ready => {
                 worker.ready = true;
+                if let Some(queue) = worker.queue {
+                    self.queues.ready(id, queue);
+                }
                 Some(supervisor::Event::WorkerReady { id })
+            }
+            FromWorker::CanStandIn => {
+                self.queues.can_help(id);
+                None
+            }
+            FromWorker::CannotStandIn => {
+                self.queues.cannot_help(id, Monotonic::now());
+                None
+            }
+            FromWorker::Full => {
+                self.send_others_to_look(id);
+                None
+            }
+            FromWorker::Leaving => {
+                self.queues.leaves(id, Monotonic::now());
+                None
             }
             FromWorker::TimedOut(request) => {
                 let record = self.board.read(worker.record).filter(|record| record.id == id)?;
@@ -401,6 +449,62 @@ impl Effects {
         stuck.into_iter().map(|id| supervisor::Event::WorkerStuck { id }).collect()
     }
 
+    /// When to call [`look_after_queues`](Self::look_after_queues) again at the latest, beside after every event.
+    pub(super) fn next_stand_in(&self) -> Option<Monotonic> {
+        self.queues.next_due()
+    }
+
+    /// Sees to it that the queues of slots without a ready worker are served.
+    pub(super) fn look_after_queues(&mut self) {
+        let now = Monotonic::now();
+        while let Some(order) = self.queues.poll(now) {
+            let (worker, slot) = match order {
+                Order::StandIn { worker, slot } | Order::StandDown { worker, slot } => (worker, slot),
+            };
+            if let Err(why) = self.send_order(order) {
+                info!(self.log, "a worker cannot stand in"; "worker" => worker.0, "for_slot" => slot.0, "why" => why);
+                self.queues.cannot_help(worker, now);
+            }
+        }
+    }
+
+    /// Lets some other workers look at the queue for which this one, woken for it, has no room. They run the same loop, so
+    /// they are of the same generation; and not so many at a time that a full server would spend its time on it.
+    fn send_others_to_look(&mut self, full: WorkerId) {
+        let now = Monotonic::now();
+        let Some(generation) = self.workers.get(&full).map(|worker| worker.generation) else {
+            return;
+        };
+        if self.looked.is_some_and(|(_, at)| now.since(at) < LOOK_EVERY) {
+            return;
+        }
+        let last = self.looked.map_or(full, |(last, _)| last);
+        let after = self.workers.range((Bound::Excluded(last), Bound::Unbounded));
+        let others = after.chain(self.workers.range(..=last)).filter(|(id, _)| **id != full);
+        let others = others.filter(|(_, worker)| worker.ready && worker.generation == generation);
+        let mut last = last;
+        for (&id, worker) in others.take(LOOKERS) {
+            // One that does not listen is busy enough.
+            worker.order(&ToWorker::Look, &[]);
+            last = id;
+        }
+        self.looked = Some((last, now));
+    }
+
+    fn send_order(&self, order: Order) -> Result<(), String> {
+        let (worker, message, fds) = match order {
+            Order::StandIn { worker, slot } => {
+                let listeners: Vec<_> = slots::of_slot(self.estate.listeners(), slot).collect();
+                let fds: io::Result<Vec<OwnedFd>> = listeners.iter().copied().map(clone_fd).collect();
+                let addresses = listeners.iter().map(|listener| listener.address().to_string()).collect();
+                (worker, ToWorker::StandIn { slot, addresses }, fds.map_err(|error| error.to_string())?)
+            }
+            Order::StandDown { worker, slot } => (worker, ToWorker::StandDown { slot }, Vec::new()),
+        };
+        let sent = self.workers.get(&worker).is_some_and(|worker| worker.order(&message, &fds));
+        if sent { Ok(()) } else { Err("it does not listen".to_owned()) }
+    }
+
     /// What the dead worker was at, if it died in the middle of a request.
     fn tell_of_last_request(&mut self, last: &Snapshot, end: &Result<Exit, StartFailure>) {
         let by_alarm = matches!(end, Ok(exit) if matches!(exit.how, How::Signal { signal: libc::SIGALRM, .. }));
@@ -415,6 +519,14 @@ impl Effects {
         // The receiver is the master that owns us.
         let _ = self.events.send(event);
     }
+}
+
+fn listened(listener: &Listener) -> Listened {
+    Listened { address: listener.address().to_string(), own: listener.slot().is_some() }
+}
+
+fn clone_fd(listener: &Listener) -> io::Result<OwnedFd> {
+    listener.as_fd().try_clone_to_owned()
 }
 
 fn as_told(exit: &Exit) -> supervisor::Exit {

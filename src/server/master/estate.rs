@@ -12,12 +12,12 @@ use super::RunError;
 use super::event::{Event, NewMasterEvent};
 use super::upgrade::{NewMaster, OldMaster};
 use crate::proc::words_of;
-use crate::server::config::Config;
+use crate::server::config::{AcceptMode, Config};
 use crate::server::inheritance::{FromNext, Inheritance};
-use crate::server::listener::Listener;
 use crate::server::listener::gate::Waiting;
+use crate::server::listener::{Listener, slots};
 use crate::server::pid_file::PidFile;
-use crate::server::supervisor;
+use crate::server::{BindError, Slot, supervisor};
 
 /// The listeners, the pid file, and the masters before and after this one.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Estate {
             events,
             log,
         };
-        match Listener::bind_all_but(&config.listen, &mut unwanted) {
+        match bind(config, &mut unwanted) {
             Ok(listeners) => Ok(estate(listeners, unwanted)),
             Err(error) => {
                 estate(Vec::new(), Vec::new()).leave();
@@ -68,8 +68,27 @@ impl Estate {
         }
     }
 
+    /// All of them: for each address the first, in the order in which they were configured, then those of further slots.
     pub(super) fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// The slot whose own queues a worker of `slot` is to serve, which are made if there are none yet; none if all queues
+    /// are shared.
+    ///
+    /// During an upgrade or a stop none is made, since clients would wait in it for a master that may never serve, or is
+    /// about to leave: the worker then shares the first slot's.
+    pub(super) fn queue_for(&mut self, slot: Slot) -> Result<Option<Slot>, BindError> {
+        if self.listeners.iter().all(|listener| listener.slot().is_none()) {
+            return Ok(None);
+        }
+        if !slots::has_slot(&self.listeners, slot) {
+            if self.old_master.is_some() || self.new_master.is_some() || self.gate_is_shut {
+                return Ok(Some(Slot(0)));
+            }
+            slots::open_slot(&mut self.listeners, slot)?;
+        }
+        Ok(Some(slot))
     }
 
     /// Every slot has its ready worker for the first time.
@@ -197,6 +216,14 @@ impl Estate {
             warn!(self.log, "cannot remove the pid file"; "why" => %error);
         }
     }
+}
+
+fn bind(config: &Config, inherited: &mut Vec<Listener>) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = Listener::bind_all_but(&config.listen, inherited)?;
+    if config.accept == AcceptMode::Reuseport {
+        listeners.iter_mut().try_for_each(Listener::begin_group)?;
+    }
+    Ok(listeners)
 }
 
 fn close(listeners: &mut Vec<Listener>, log: &Logger) {

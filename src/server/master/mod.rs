@@ -9,6 +9,7 @@ mod effects;
 mod estate;
 mod event;
 mod journal;
+mod queues;
 mod sampler;
 mod signals;
 mod slow;
@@ -28,7 +29,7 @@ use self::estate::Estate;
 use self::event::Event;
 use self::signals::Signals;
 use self::upgrade::OldMaster;
-use super::config::{Config, Workers};
+use super::config::{AcceptMode, Config, Workers};
 use super::fleet_config::{Bytes, Scaling};
 use super::inheritance::{FromNext, Inheritance};
 use super::scoreboard::Board;
@@ -150,8 +151,9 @@ impl Master {
         (events, inbox): (Sender<Event>, Receiver<Event>),
         log: Logger,
     ) -> Master {
-        for listener in estate.listeners() {
-            info!(log, "listening"; "address" => %listener.address(), "pid" => std::process::id());
+        for listener in estate.listeners().iter().filter(|listener| listener.is_first()) {
+            let accept = if listener.slot().is_some() { AcceptMode::Reuseport } else { AcceptMode::Shared };
+            info!(log, "listening"; "address" => %listener.address(), "accept" => %accept, "pid" => std::process::id());
         }
         let budget = config.restart_budget.resolve(config.scaling.most(config.workers));
         let policy = Policy {
@@ -203,7 +205,8 @@ impl Master {
     /// Waits for what happens next and deals with all that has happened by then.
     fn turn(&mut self) -> Option<Outcome> {
         let timer = self.supervisor.next_timer().map(|at| self.began + at);
-        let look = self.effects.next_look().instant();
+        let look = self.effects.next_look();
+        let look = self.effects.next_stand_in().map_or(look, |stand_in| stand_in.min(look)).instant();
         let next = self.inbox.recv_deadline(timer.map_or(look, |timer| timer.min(look)));
         let waiting = self.inbox.len();
         // A flood of events must not keep the timers from their turn, but what was reported before a timer counts.
@@ -214,6 +217,7 @@ impl Master {
                 }
             }
         }
+        self.effects.look_after_queues();
         if self.effects.next_look() <= Monotonic::now() {
             for event in self.effects.look_at_requests() {
                 if let Some(outcome) = self.handle(event) {

@@ -9,13 +9,16 @@ use nix::sys::epoll::EpollFlags;
 use super::event::Event;
 use crate::proc::hub::{Hub, Source, Token};
 use crate::proc::{Channel, Received, Running};
-use crate::server::WorkerId;
 use crate::server::message::{FromWorker, ToWorker};
+use crate::server::{Generation, Slot, WorkerId};
 
 /// A worker's process and the conversation with it.
 pub(super) struct Worker {
     /// Its page of the scoreboard.
     pub(super) record: u32,
+    pub(super) generation: Generation,
+    /// The slot whose own queues it serves, if there are such.
+    pub(super) queue: Option<Slot>,
     /// It has said that it accepts connections.
     pub(super) ready: bool,
     running: Running,
@@ -28,8 +31,18 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(running: Running, record: u32) -> Worker {
-        Worker { record, ready: false, running, pid: None, conversation: None, drain_wished: false, kill_wished: false }
+    pub(super) fn new(running: Running, record: u32, generation: Generation, queue: Option<Slot>) -> Worker {
+        Worker {
+            record,
+            generation,
+            queue,
+            ready: false,
+            running,
+            pid: None,
+            conversation: None,
+            drain_wished: false,
+            kill_wished: false,
+        }
     }
 
     /// The process exists; what was wished before is done now.
@@ -55,6 +68,12 @@ impl Worker {
                 Ok(())
             }
         }
+    }
+
+    /// Hands over an order; false if the worker cannot be talked to now.
+    pub(super) fn order(&self, order: &ToWorker, fds: &[OwnedFd]) -> bool {
+        let conversation = self.conversation.as_ref();
+        conversation.is_some_and(|held| held.source.channel.try_send(order, fds).is_ok_and(|sent| sent))
     }
 
     pub(super) fn kill(&mut self) -> Result<(), String> {
