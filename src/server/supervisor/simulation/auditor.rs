@@ -333,6 +333,12 @@ impl Auditor {
         });
         let rolled = matches!(self.event, Event::TemplateReady { .. });
         let called_off = worker.ready.is_none() && (self.reload_failed || rolled);
+        if let Event::Sampled(load) = &self.event
+            && fewer
+        {
+            let busy = load.workers.iter().any(|sample| sample.id == id && sample.busy);
+            assert!(!busy, "{id:?} is sent away in the middle of a request");
+        }
         assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
         let graceful = self.policy.graceful_timeout;
         let limit = match self.gate_shut {

@@ -96,7 +96,7 @@ impl Consequences {
     }
 
     pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
-        self.health.check_after();
+        self.health.check_after(phase);
         let mut reload_ended = false;
         for action in actions {
             match action {

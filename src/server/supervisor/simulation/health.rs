@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::policy::Backoff;
 use super::super::table::Health;
-use super::super::{Action, Notice, Policy};
+use super::super::{Action, Notice, Phase, Policy};
 use crate::server::WorkerId;
 
 pub(super) struct HealthBook {
@@ -106,7 +106,10 @@ impl HealthBook {
         }
     }
 
-    pub(super) fn check_after(&mut self) {
+    pub(super) fn check_after(&mut self, phase: Phase) {
+        if phase.is_ending() {
+            return; // Nobody is forked any more.
+        }
         if let Some(budget) = self.policy.budget {
             let bearable = self.health == Health::Degraded || self.spent() < budget.restarts as usize;
             assert!(bearable, "the budget is spent and nobody cares");
