@@ -184,7 +184,7 @@ impl<S: Service> Attendant<S> {
         self.deadlines.end();
         conn.end(is_over);
         // The service may have put another connection in this one's place.
-        self.in_hand.last_words.close();
+        self.in_hand.end();
         self.now = Monotonic::now();
         if is_over && self.deadlines.due().is_some_and(|due| due <= self.now) {
             self.tell_timed_out(conn, request.since, timed_out);
@@ -217,13 +217,12 @@ impl<S: Service> Attendant<S> {
             in_hand: self.in_hand,
             cleanups: &self.cleanups,
         };
-        let answered = conn.output_len();
         match catch(|| self.service.serve(conn, &mut cx)) {
             Ok(Ok(next)) => return (next, false),
             Ok(Err(error)) if self.is_client_gone(&*error, conn) => return (Next::Close, true),
             Ok(Err(error)) => self.report(&*error, conn),
             Err(panic) => {
-                conn.forget_output_after(answered);
+                conn.forget_response();
                 error!(self.log, "the service panicked, the connection is closed";
                     "panic" => %panic, "peer" => %conn.peer(), "label" => self.label());
             }

@@ -18,7 +18,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{SockAddr, SockRef};
 
 use super::abort::PeerState;
-use super::in_hand::InHand;
+use super::in_hand::{InHand, Serial};
 use super::input::Input;
 use crate::sys::clock::Monotonic;
 use crate::sys::hangup;
@@ -38,7 +38,7 @@ pub struct Conn {
     input: Input,
     output: Vec<u8>,
     /// The request in hand, while this connection is served.
-    request: Option<&'static InHand>,
+    request: Option<(&'static InHand, Serial)>,
     /// So much at the output's front answers earlier requests.
     earlier: usize,
     /// Something that is no earlier answer was handed to the socket.
@@ -264,9 +264,15 @@ impl Conn {
         self.deadline = deadline.map(|at| now.0.after(at.saturating_duration_since(now.1)));
     }
 
+    /// The request in hand, if it is this connection's. It is not when a service has taken the connection away and kept it.
+    fn in_hand(&self) -> Option<&'static InHand> {
+        let (in_hand, serial) = self.request?;
+        in_hand.is(serial).then_some(in_hand)
+    }
+
     /// When waiting ends.
     fn due(&self) -> Option<Monotonic> {
-        let of_request = self.request.and_then(InHand::due);
+        let of_request = self.in_hand().and_then(InHand::due);
         self.deadline.into_iter().chain(of_request).min()
     }
 
@@ -277,7 +283,7 @@ impl Conn {
     /// Says that the response has begun, so that nobody says last words after it. What is written to the connection
     /// tells it by itself; a service that sends through the descriptor ([`as_fd`](AsFd::as_fd)) calls this before.
     pub fn begin_response(&mut self) {
-        if let Some(request) = self.request.filter(|_| !self.response_begun) {
+        if let Some(request) = self.in_hand().filter(|_| !self.response_begun) {
             self.response_begun = true;
             request.last_words.close();
         }
@@ -292,11 +298,11 @@ impl Conn {
             return self.send_all();
         }
         // A worker that dies in the middle of these answers cannot tell what of them is sent.
-        if let Some(request) = self.request {
+        if let Some(request) = self.in_hand() {
             request.last_words.hush();
         }
         let result = self.send_all();
-        if let Some(request) = self.request {
+        if let Some(request) = self.in_hand() {
             request.last_words.resume(&self.output);
         }
         result
@@ -355,7 +361,7 @@ impl Conn {
 
     /// Begins a request, or goes on with one of which more has come.
     pub(super) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
-        self.request = Some(request);
+        self.request = Some((request, request.begin()));
         request.line.open(self.socket.as_fd());
         self.earlier = self.output.len();
         if !self.response_begun {
@@ -368,10 +374,10 @@ impl Conn {
 
     /// No request of this connection is in hand any more. `over`: nor is one incomplete.
     pub(super) fn end(&mut self, over: bool) {
-        if let Some(request) = self.request.take() {
-            request.line.close();
-            request.last_words.close();
+        if let Some(request) = self.in_hand() {
+            request.end();
         }
+        self.request = None;
         self.response_begun &= !over;
         self.deadline = None;
     }
@@ -414,14 +420,14 @@ impl Conn {
         false
     }
 
-    /// Where the output stands, for [`forget_output_after`](Self::forget_output_after).
+    /// How many bytes are written and not sent.
     pub(super) fn output_len(&self) -> usize {
         self.output.len()
     }
 
-    /// Drops what was written since the output stood at `len`, if it is not sent.
-    pub(super) fn forget_output_after(&mut self, len: usize) {
-        self.output.truncate(len);
+    /// Drops what is written and not sent of the response in hand; earlier ones stay.
+    pub(super) fn forget_response(&mut self) {
+        self.output.truncate(self.earlier);
     }
 }
 

@@ -160,14 +160,12 @@ impl Board {
     /// The request that the worker of this record has in hand; none where it rests.
     pub(crate) fn request_in_hand(&self, record: u32) -> Option<RequestInHand> {
         let words = self.page(record)?;
-        let load = |field: usize| words[field].load(Ordering::Relaxed);
-        let deadlines =
-            Monotonic::from_nanos(load(at::SOFT_DEADLINE)).zip(Monotonic::from_nanos(load(at::HARD_DEADLINE)));
-        Some(RequestInHand {
-            id: WorkerId(load(at::ID)),
-            started: Monotonic::from_nanos(load(at::REQUEST_STARTED))?,
-            deadlines,
-        })
+        let moment = |field: usize| Monotonic::from_nanos(words[field].load(Ordering::Acquire));
+        // In the order opposite to that of the writer.
+        let started = moment(at::REQUEST_STARTED)?;
+        let soft = moment(at::SOFT_DEADLINE);
+        let deadlines = soft.zip(moment(at::HARD_DEADLINE));
+        Some(RequestInHand { id: WorkerId(words[at::ID].load(Ordering::Relaxed)), started, deadlines })
     }
 
     fn page(&self, record: u32) -> Option<&[AtomicU64]> {
@@ -260,13 +258,14 @@ impl Record {
             self.store(at::PEER + word, value);
         }
         self.store(at::SOFT_DEADLINE, 0);
-        self.store(at::REQUEST_STARTED, started.nanos());
+        self.words[at::REQUEST_STARTED].store(started.nanos(), Ordering::Release);
     }
 
     /// By when the request in hand is to end: interrupted at the first moment, killed at the second.
     pub(crate) fn set_deadlines(&self, soft: Monotonic, hard: Monotonic) {
-        self.store(at::SOFT_DEADLINE, soft.nanos());
+        // In this order: a reader that sees the new soft moment sees no hard one of an earlier request.
         self.store(at::HARD_DEADLINE, hard.nanos());
+        self.words[at::SOFT_DEADLINE].store(soft.nanos(), Ordering::Release);
     }
 
     /// No request is in hand.
@@ -275,7 +274,7 @@ impl Record {
         self.store(at::SOFT_DEADLINE, 0);
     }
 
-    /// From now on the process's call stack is left in this record when it dies by its alarm.
+    /// From now on the process's call stack is left in this record when it dies by its alarm or by its own fault.
     pub(crate) fn keep_trace(&self) {
         trace::keep_in(&self.words[at::TRACE_LENGTH..at::TRACE_END]);
     }

@@ -16,9 +16,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::clock::Monotonic;
+use super::crash;
 use super::hangup;
-use super::last_words::{self, Cause};
-use super::trace;
+use super::last_words::Cause;
 
 /// How soon the signal comes again once the soft moment has passed.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -96,20 +96,10 @@ extern "C" fn on_alarm(_: libc::c_int) {
         if now.nanos() < hard {
             set_timer(now.after(AGAIN).nanos().min(hard));
         } else {
-            die();
+            crash::die(libc::SIGALRM, Cause::Deadline);
         }
     }
     Errno::set_raw(errno);
-}
-
-/// Ends the process by SIGALRM, after its last words to the client.
-fn die() {
-    last_words::speak(Cause::Deadline);
-    trace::leave();
-    // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
-    unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
-    // SAFETY: as above.
-    unsafe { libc::raise(libc::SIGALRM) };
 }
 
 fn set_timer(nanos: u64) {

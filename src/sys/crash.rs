@@ -15,8 +15,10 @@ use super::trace;
 
 const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
 
-/// Enough for the frame that the kernel writes (AT_MINSIGSTKSZ, getauxval(3)) and for the handler.
+/// Enough for the frame that the kernel writes (AT_MINSIGSTKSZ, getauxval(3)), for the handler and for the unwinder.
 const STACK: usize = 64 * 1024;
+/// As large as the largest page that Linux has.
+const GUARD: usize = 64 * 1024;
 
 /// What each signal's handler was before the user's code ran.
 static FOUND: OnceLock<[libc::sighandler_t; 5]> = OnceLock::new();
@@ -56,15 +58,17 @@ pub(crate) fn install() -> Result<(), Errno> {
     Ok(())
 }
 
-/// All signals are blocked meanwhile, so a fault in here ends the process at once (signal(7)), and the
-/// signal that is raised acts when the handler returns.
+/// All signals are blocked meanwhile, so a fault in here ends the process at once (signal(7)).
 extern "C" fn on_crash(signal: libc::c_int) {
-    last_words::speak(Cause::Crash);
-    trace::leave();
-    // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
-    // SAFETY: as above.
-    unsafe { libc::raise(signal) };
+    die(signal, Cause::Crash);
+}
+
+/// What a worker does at its end, in the handler of the signal by which it dies: it says its last words, leaves its call
+/// stack, and lets the signal take its default course.
+pub(super) fn die(signal: libc::c_int, cause: Cause) {
+    last_words::speak(cause);
+    trace::leave(signal);
+    trace::die_by(signal);
 }
 
 /// Sets the signal's action, if one is given; the one before comes back.
@@ -78,22 +82,26 @@ fn exchange(signal: libc::c_int, action: Option<&libc::sigaction>) -> Result<lib
     Errno::result(done).map(|_| before)
 }
 
-/// Rust's runtime has made one for the main thread, which a fork keeps; another program's may have none.
+/// Rust's runtime has made one for the main thread, which a fork keeps; it is too small for a walk over the call stack.
+/// Below ours lies a page that nobody may touch.
 fn ensure_stack() -> Result<(), Errno> {
     // SAFETY: a stack_t is plain numbers and a pointer, for which zero is valid.
     let mut stack: libc::stack_t = unsafe { mem::zeroed() };
     // SAFETY: `stack` is live and writable.
     Errno::result(unsafe { libc::sigaltstack(ptr::null(), &raw mut stack) })?;
-    if stack.ss_flags & libc::SS_DISABLE == 0 {
+    if stack.ss_flags & libc::SS_DISABLE == 0 && stack.ss_size >= STACK {
         return Ok(());
     }
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-    let memory = unsafe { libc::mmap(ptr::null_mut(), STACK, protection, flags, -1, 0) };
-    if memory == libc::MAP_FAILED {
+    let guard = unsafe { libc::mmap(ptr::null_mut(), GUARD + STACK, libc::PROT_NONE, flags, -1, 0) };
+    if guard == libc::MAP_FAILED {
         return Err(Errno::last());
     }
+    // SAFETY: it lies within the mapping that was just made.
+    let memory = unsafe { guard.add(GUARD) };
+    // SAFETY: this part of the mapping is ours, and nobody uses it yet.
+    Errno::result(unsafe { libc::mprotect(memory, STACK, libc::PROT_READ | libc::PROT_WRITE) })?;
     let stack = libc::stack_t { ss_sp: memory, ss_flags: 0, ss_size: STACK };
     // SAFETY: the mapping is of that size and is never unmapped.
     Errno::result(unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) }).map(drop)

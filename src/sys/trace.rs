@@ -1,13 +1,13 @@
 //! The call stack of a thread that a signal has interrupted, as addresses, taken in the signal's handler.
 //!
-//! It is for a process that is about to be ended for its overdue work: nothing is allocated and nothing resolved here.
+//! It is for a process that is about to die, of its overdue work or of its own fault: nothing is allocated and nothing resolved here.
 //! The unwinder finds its tables without a lock since glibc 2.35 (`_dl_find_object`); with an older one the walk could wait
 //! for ever for a lock that the interrupted code holds, so it has a limit.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::slice;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -26,50 +26,78 @@ unsafe extern "C" {
 const LIMIT_MICROS: libc::suseconds_t = 200_000;
 
 const NOWHERE: usize = usize::MAX;
+const NOBODY: i32 = -1;
 
-// Where the call stack is left: the number of frames first, then the frames. Neither begins as zero, or it would stand in .bss,
-// and so on a page of which a worker has no copy of its own yet.
+// Where the call stack is left: the number of frames first, then the frames; and by which process. None of them begins as
+// zero, or it would stand in .bss, and so on a page of which a worker has no copy of its own yet.
 static PLACE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::dangling_mut());
 static PLACE_LENGTH: AtomicUsize = AtomicUsize::new(NOWHERE);
+static OWNER: AtomicI32 = AtomicI32::new(NOBODY);
+/// By which signal the process is about to die.
+static FATAL: AtomicI32 = AtomicI32::new(libc::SIGKILL);
 
-/// From now on [`leave`] leaves the call stack there: the number of its frames first, then the frames.
+/// From now on [`leave`] leaves this process's call stack there: the number of its frames first, then the frames.
 pub(crate) fn keep_in(place: &'static [AtomicU64]) {
     PLACE.store(place.as_ptr().cast_mut(), Ordering::Relaxed);
-    PLACE_LENGTH.store(place.len(), Ordering::Release);
+    PLACE_LENGTH.store(place.len(), Ordering::Relaxed);
+    OWNER.store(nix::unistd::getpid().as_raw(), Ordering::Release);
 }
 
-/// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in the signal
-/// handler of a process that is about to die: if this takes too long, SIGALRM ends it.
-pub(crate) fn leave() {
-    let length = PLACE_LENGTH.load(Ordering::Acquire);
-    if length == NOWHERE {
+/// Leaves the call stack of what the signal has interrupted in the place for it, if there is one. To be called in the
+/// handler of a signal by which the process is about to die: if this takes too long, it dies by it here.
+pub(super) fn leave(fatal: libc::c_int) {
+    // Whatever the service has forked has a copy of all this, and of the place.
+    // SAFETY: getpid(2) has no preconditions.
+    if OWNER.load(Ordering::Acquire) != unsafe { libc::getpid() } {
         return;
     }
-    end_within_the_limit();
-    // SAFETY: pointer and length are those of a static slice, stored by `keep_in`, the pointer before the length.
+    end_within_the_limit(fatal);
+    let length = PLACE_LENGTH.load(Ordering::Relaxed);
+    // SAFETY: since there is an owner, `keep_in` has stored pointer and length of a static slice.
     let place = unsafe { slice::from_raw_parts(PLACE.load(Ordering::Relaxed), length) };
     if let [count, frames @ ..] = place {
         count.store(capture(frames) as u64, Ordering::Relaxed);
     }
 }
 
-struct Walk<'a> {
-    frames: &'a [AtomicU64],
-    count: usize,
-}
-
 /// The walk may go over a broken stack, or wait for a lock.
-fn end_within_the_limit() {
-    // SAFETY: signal(2) is async-signal-safe; the default action needs no handler.
-    unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
+fn end_within_the_limit(fatal: libc::c_int) {
+    FATAL.store(fatal, Ordering::Relaxed);
+    // SAFETY: signal(2) is async-signal-safe, and so is what the handler calls.
+    unsafe { libc::signal(libc::SIGALRM, on_limit as *const () as libc::sighandler_t) };
     let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
     let limit = libc::itimerval { it_interval: never, it_value: libc::timeval { tv_sec: 0, tv_usec: LIMIT_MICROS } };
     // SAFETY: `limit` is live for the call, and setitimer(2) is a plain system call.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const limit, ptr::null_mut()) };
-    let mut alarm = SigSet::empty();
-    alarm.add(Signal::SIGALRM);
+    unblock(libc::SIGALRM);
+}
+
+/// The walk has had its time. A deadline's timer that happens to fire meanwhile ends it as well, for which there is nothing
+/// to be done but to lose the rest of the stack.
+extern "C" fn on_limit(_: libc::c_int) {
+    die_by(FATAL.load(Ordering::Relaxed));
+}
+
+/// Ends the process by the signal's default action. In the signal's own handler it acts when that returns.
+pub(super) fn die_by(fatal: libc::c_int) {
+    // SAFETY: signal(2) and raise(3) are async-signal-safe; the default action needs no handler.
+    unsafe { libc::signal(fatal, libc::SIG_DFL) };
+    // SAFETY: as above.
+    unsafe { libc::raise(fatal) };
+    unblock(fatal);
+}
+
+fn unblock(signal: libc::c_int) {
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    let mut set = SigSet::empty();
+    set.add(signal);
     // It cannot fail for a valid signal.
-    let _ = alarm.thread_unblock();
+    let _ = set.thread_unblock();
+}
+
+struct Walk<'a> {
+    frames: &'a [AtomicU64],
+    count: usize,
 }
 
 /// Writes the addresses of the interrupted code and of its callers into `frames`, innermost first, as many as fit, and
@@ -113,8 +141,8 @@ mod tests {
 
     static LEFT: [AtomicU64; 33] = [const { AtomicU64::new(0) }; 33];
 
-    extern "C" fn on_signal(_: c_int) {
-        leave();
+    extern "C" fn on_signal(signal: c_int) {
+        leave(signal);
     }
 
     #[inline(never)]
@@ -139,7 +167,7 @@ mod tests {
         let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler stores into statics and walks its own stack.
         unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler can be installed");
-        leave();
+        leave(nix::libc::SIGUSR1);
         assert_eq!(LEFT[0].load(Ordering::Relaxed), 0, "nobody has said where");
         keep_in(&LEFT);
         interrupted_function();

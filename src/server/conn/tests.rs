@@ -236,3 +236,36 @@ fn last_words_end_with_the_request_and_with_the_connection() {
     drop(conn);
     assert!(!in_hand.last_words.is_ready());
 }
+
+#[test]
+fn of_a_response_that_failed_nothing_unsent_goes_out_even_if_earlier_ones_were_sent_meanwhile() {
+    let (mut conn, mut client, _) = second_request(b"earlier");
+    conn.write_all(b"half an ans").unwrap();
+    conn.forget_response();
+    conn.flush().unwrap();
+    let mut got = [0; 7];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"earlier");
+    conn.write_all(b"wer").unwrap();
+    conn.forget_response();
+    drop(conn);
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+}
+
+#[test]
+fn a_connection_that_a_service_has_kept_has_no_part_in_the_next_request() {
+    let (mut kept, mut client, in_hand) = second_request(b"");
+    in_hand.end();
+    let (mut other, _other_client) = conn_pair();
+    other.begin(in_hand, false);
+    in_hand.set_due(Some(Monotonic::now()));
+    in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
+    client.write_all(b"bytes").unwrap();
+    assert_eq!(kept.fill().unwrap(), 5, "the deadline is another's");
+    kept.write_all(b"answer").unwrap();
+    kept.flush().unwrap();
+    drop(kept);
+    assert!(in_hand.last_words.is_ready(), "the words are another's");
+}

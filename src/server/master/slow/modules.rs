@@ -20,8 +20,16 @@ struct Module {
     name: PathBuf,
     /// Where its first byte is mapped.
     base: u64,
+    identity: FileIdentity,
     /// The executable, held open: its path may name another file by now.
     held: Option<File>,
+}
+
+/// Device and inode, as the kernel writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct FileIdentity {
+    device: String,
+    inode: String,
 }
 
 /// An address in terms of the file that it lies in.
@@ -29,6 +37,8 @@ struct Module {
 pub(super) struct Place {
     /// The file's name, for people.
     pub(super) name: PathBuf,
+    /// Which file it is: the path may be used again for another one.
+    pub(super) identity: FileIdentity,
     /// Where to open it.
     pub(super) path: PathBuf,
     /// The distance from where the file's first byte is mapped.
@@ -66,13 +76,14 @@ impl Modules {
         let (start, end) = fields.next()?.split_once('-')?;
         let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
         let offset = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
-        let name = fields.nth(2)?.trim_start();
+        let identity = FileIdentity { device: fields.next()?.to_owned(), inode: fields.next()?.to_owned() };
+        let name = fields.next()?.trim_start();
         if !name.starts_with('/') {
             return None;
         }
         let known = self.files.iter().rposition(|module| module.name.as_os_str() == name);
         let index = known.unwrap_or_else(|| {
-            self.files.push(Module { name: name.into(), base: start.wrapping_sub(offset), held: None });
+            self.files.push(Module { name: name.into(), base: start.wrapping_sub(offset), identity, held: None });
             self.files.len() - 1
         });
         self.ranges.insert(start, (end, index));
@@ -87,7 +98,8 @@ impl Modules {
             Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
             None => module.name.clone(),
         };
-        Some(Place { name: module.name.clone(), path, offset: address.wrapping_sub(module.base), address })
+        let (name, identity) = (module.name.clone(), module.identity.clone());
+        Some(Place { name, identity, path, offset: address.wrapping_sub(module.base), address })
     }
 }
 

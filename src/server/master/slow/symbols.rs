@@ -10,9 +10,8 @@ const LONGEST: usize = 2_500;
 const WORKER_LOOP: &str = "hatchery::server::attend::";
 
 /// The functions from the innermost to the outermost, separated by ` < `.
-pub(super) fn describe(modules: Option<&Modules>, addresses: &[u64]) -> String {
+pub(super) fn describe(resolver: &mut Resolver, modules: Option<&Modules>, addresses: &[u64]) -> String {
     let mut told = String::new();
-    let mut resolver = Resolver::default();
     for &address in addresses {
         for frame in resolver.frames(modules, address) {
             if frame.contains(WORKER_LOOP) {
@@ -31,6 +30,12 @@ pub(super) fn describe(modules: Option<&Modules>, addresses: &[u64]) -> String {
     told
 }
 
+/// The same, as files and places in them; it takes no time.
+pub(super) fn locate(modules: Option<&Modules>, addresses: &[u64]) -> String {
+    let places: Vec<String> = addresses.iter().map(|&address| unresolved(modules, address)).collect();
+    places.join(" < ")
+}
+
 /// Without debug information there is the file, and the place in it.
 fn unresolved(modules: Option<&Modules>, address: u64) -> String {
     match modules.and_then(|modules| modules.find(address)) {
@@ -42,7 +47,7 @@ fn unresolved(modules: Option<&Modules>, address: u64) -> String {
 /// A lean library has no reader of debug information.
 #[cfg(not(feature = "cli"))]
 #[derive(Default)]
-struct Resolver {}
+pub(super) struct Resolver {}
 
 #[cfg(not(feature = "cli"))]
 impl Resolver {
@@ -52,27 +57,27 @@ impl Resolver {
 }
 
 #[cfg(feature = "cli")]
-use self::dwarf::Resolver;
+pub(super) use self::dwarf::Resolver;
 
 #[cfg(feature = "cli")]
 mod dwarf {
     use std::collections::HashMap;
     use std::fs::File;
     use std::io::Read;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use addr2line::{Frame, Loader};
 
     use super::unresolved;
-    use crate::server::master::slow::modules::{Modules, Place};
+    use crate::server::master::slow::modules::{FileIdentity, Modules, Place};
 
     /// Where an ELF file says whether it can be moved, and the word for one that cannot (elf(5)).
     const E_TYPE: usize = 16;
     const ET_EXEC: u16 = 2;
 
-    /// Reads each file once for a stack.
+    /// Reads each file once.
     #[derive(Default)]
-    pub(super) struct Resolver(HashMap<PathBuf, Option<Object>>);
+    pub(in crate::server::master::slow) struct Resolver(HashMap<FileIdentity, Option<Object>>);
 
     struct Object {
         loader: Loader,
@@ -88,7 +93,7 @@ mod dwarf {
         }
 
         fn resolve(&mut self, place: &Place) -> Vec<String> {
-            let object = self.0.entry(place.path.clone()).or_insert_with_key(|path| Object::open(path));
+            let object = self.0.entry(place.identity.clone()).or_insert_with(|| Object::open(&place.path));
             object.as_ref().map(|object| object.resolve(place)).unwrap_or_default()
         }
     }
@@ -161,10 +166,11 @@ mod tests {
     fn an_address_is_told_as_function_and_line_or_as_its_place_in_the_file() {
         let modules = Modules::of(std::process::id() as i32).expect("our own maps");
         let address = a_function_to_be_found as *const () as u64;
-        let told = describe(Some(&modules), &[address, 1]);
+        let told = describe(&mut Resolver::default(), Some(&modules), &[address, 1]);
         let expected = if cfg!(feature = "cli") { "a_function_to_be_found at symbols.rs:" } else { "+0x" };
         assert!(told.contains(expected) && told.ends_with(" < 0x1"), "{told}");
-        assert_eq!(describe(None, &[0x10]), "0x10");
+        assert_eq!(describe(&mut Resolver::default(), None, &[0x10]), "0x10");
+        assert!(locate(Some(&modules), &[address, 1]).ends_with(" < 0x1"));
         assert_eq!(a_function_to_be_found(), 7);
     }
 
@@ -172,7 +178,7 @@ mod tests {
     fn a_record_stays_short_whatever_the_depth() {
         let modules = Modules::of(std::process::id() as i32).expect("our own maps");
         let address = a_function_to_be_found as *const () as u64;
-        let told = describe(Some(&modules), &vec![address; 500]);
+        let told = describe(&mut Resolver::default(), Some(&modules), &vec![address; 500]);
         assert!(told.len() < LONGEST + 10 && told.ends_with(" < ..."));
     }
 }
