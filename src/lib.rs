@@ -15,6 +15,10 @@ pub mod server;
 #[cfg(feature = "cli")]
 pub mod cli;
 
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(feature = "cli")]
 pub use cli::serve;
 pub use sys::kernel::KernelTooOld;

@@ -4,6 +4,8 @@
 //! whatever else the machine does meets all of them, and a table of medians and ratios.
 #![allow(dead_code, unused_imports, reason = "each bench uses its own part")]
 
+mod app_servers;
+mod clients;
 mod compile;
 mod interrupt;
 mod machine;
@@ -16,11 +18,13 @@ mod server;
 mod trace;
 mod wrk;
 
+pub use app_servers::{gunicorn, starman, unicorn, uwsgi};
+pub use clients::{Clients, Tally, check_the_clients};
 pub use compile::{Linking, build_limit};
 pub use machine::{available_megabytes, machine_line};
 pub use memory::{Footprint, hold};
 pub use peers::{apache, find, nginx};
-pub use process::run_to_end;
+pub use process::{Life, run_to_end};
 pub use rounds::{Aim, Column, Comparison, Contender, Sample, figure};
 pub use run::{Options, run};
 pub use server::{Server, hatchery, hatchery_with, limit_server};

@@ -15,7 +15,7 @@ use super::Result;
 use super::server::Server;
 
 /// As long as our own body is on average.
-const BODY: &str = "hello from slot 1 pid 12345 generation 1\n";
+pub(super) const BODY: &str = "hello from slot 1 pid 12345 generation 1\n";
 
 /// The program's path.
 ///
@@ -122,18 +122,18 @@ pub fn apache(workers: u32) -> Result<Server> {
 }
 
 /// A loopback address whose port the kernel says is free.
-fn free_address() -> Result<SocketAddr> {
+pub(super) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// A folder that a server's own unprivileged workers may read as well.
-fn shared_folder() -> Result<TempDir> {
+pub(super) fn shared_folder() -> Result<TempDir> {
     let folder =
         tempfile::Builder::new().prefix("hatchery-bench-").permissions(Permissions::from_mode(0o755)).tempdir()?;
     Ok(folder)
 }
 
 /// Writes a file into a server's folder.
-fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+pub(super) fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
     Ok(fs::write(folder.join(name), text).map_err(|e| format!("cannot write {name}: {e}"))?)
 }

@@ -28,6 +28,7 @@ impl Sample {
 pub enum Column {
     Median(&'static str),
     Sum(&'static str),
+    Most(&'static str),
 }
 
 /// What is asked of us beside a contender.
@@ -40,6 +41,8 @@ pub enum Aim {
     RatioToBest(f64),
     /// The figure itself is at most this.
     AtMost(f64),
+    /// The figure is at most this in each round: one loss is a loss, whatever the median.
+    NeverOver(f64),
 }
 
 /// A table in the making.
@@ -107,7 +110,7 @@ impl<'a> Comparison<'a> {
         println!("{}\n", self.title);
         let mut head = vec!["contender".to_owned(), "median".into(), "min..max".into()];
         head.extend(self.columns.iter().map(|column| match column {
-            Column::Median(name) | Column::Sum(name) => (*name).to_owned(),
+            Column::Median(name) | Column::Sum(name) | Column::Most(name) => (*name).to_owned(),
         }));
         head.extend(["ours ÷ it".into(), "aim".into(), String::new()]);
         let rows: Vec<Vec<String>> = self.lanes.iter().map(|lane| self.row(lane)).collect();
@@ -123,7 +126,8 @@ impl<'a> Comparison<'a> {
         };
         let mut cells = vec![lane.name.clone(), figure(median), lane.span()];
         cells.extend(self.columns.iter().enumerate().map(|(at, column)| lane.further(at, *column)));
-        let ratio = self.our_median().filter(|_| !lane.ours).map(|ours| ours / median);
+        // Of a count that may be zero there is no ratio.
+        let ratio = self.our_median().filter(|_| !lane.ours && median != 0.0).map(|ours| ours / median);
         cells.push(ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}")));
         cells.extend(self.verdict(lane, median, ratio));
         cells
@@ -138,6 +142,9 @@ impl<'a> Comparison<'a> {
             }
             Aim::Ratio(least) | Aim::RatioToBest(least) => (format!("≥ {least:.2}"), ratio.map(|ratio| ratio >= least)),
             Aim::AtMost(most) => (format!("≤ {}", figure(most)), Some(median <= most)),
+            Aim::NeverOver(most) => {
+                (format!("never > {}", figure(most)), Some(lane.figures().iter().all(|&one| one <= most)))
+            }
         };
         let word = reached.map_or("", |reached| if reached { "reached" } else { "missed" });
         [aim, word.to_owned()]
@@ -175,6 +182,7 @@ impl Lane<'_> {
         figure(match column {
             Column::Median(_) => median(values.collect()).unwrap_or_default(),
             Column::Sum(_) => values.sum(),
+            Column::Most(_) => values.max_by(f64::total_cmp).unwrap_or_default(),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::process::{Life, Started};
@@ -24,6 +25,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// From before its start until it said that all workers are ready.
     pub boot_time: Duration,
+    /// What it says after its boot, if it says anything.
+    signs: Option<Receiver<Result<Sign, String>>>,
 }
 
 impl Server {
@@ -33,11 +36,15 @@ impl Server {
         let mut processes = Started::new(lines.ask_for(command))?;
         let signs = lines.read(&mut processes, sign)?;
         let mut address = None;
-        while let Sign::Listening(at) = await_sign(&signs, start + BOOT_AT_MOST)? {
-            address = Some(at);
+        loop {
+            match await_sign(&signs, start + BOOT_AT_MOST)? {
+                Sign::Listening(at) => address = Some(at),
+                Sign::WorkerReady(_) => {}
+                Sign::Serving => break,
+            }
         }
         let address = address.ok_or("it serves, but did not say where it listens")?;
-        Ok(Server { processes, _folder: None, address, boot_time: start.elapsed() })
+        Ok(Server { processes, _folder: None, address, boot_time: start.elapsed(), signs: Some(signs) })
     }
 
     /// Starts a server that keeps silent: it is ready when it can be connected to.
@@ -55,7 +62,7 @@ impl Server {
             }
             sleep(POLL);
         }
-        Ok(Server { processes, _folder: Some(folder), address, boot_time: start.elapsed() })
+        Ok(Server { processes, _folder: Some(folder), address, boot_time: start.elapsed(), signs: None })
     }
 
     /// An error unless the server answers `GET /` with 200 and a body.
@@ -82,6 +89,39 @@ impl Server {
     pub fn workers(&self) -> Vec<Life> {
         self.processes.leaves()
     }
+
+    /// Sends a signal to its master.
+    pub fn signal(&self, signal: Signal) {
+        self.processes.signal(signal);
+    }
+
+    /// Kills its master and gives the other processes.
+    pub fn behead(&mut self) -> Result<&[Life]> {
+        self.processes.behead()
+    }
+
+    /// Waits until its master has ended, but not for ever; says whether it has.
+    pub fn ends_within(&mut self, patience: Duration) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        while !self.processes.has_ended() {
+            interrupt::check()?;
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// Waits until one more of its workers is ready, and gives the time at which the server said so.
+    pub fn await_ready_worker(&self, patience: Duration) -> Result<Instant> {
+        let signs = self.signs.as_ref().ok_or("it does not tell of its workers")?;
+        loop {
+            if let Sign::WorkerReady(at) = await_sign(signs, Instant::now() + patience)? {
+                return Ok(at);
+            }
+        }
+    }
 }
 
 /// Our own `hello`, with the release binary that cargo built beside this bench.
@@ -97,6 +137,7 @@ pub fn hatchery_with(workers: u32, flags: &[&str]) -> Result<Server> {
     Server::that_tells(&mut command, Lines::OnStderr, |line| match json_text(line, "msg")? {
         "listening" => json_text(line, "address")?.parse().ok().map(Sign::Listening),
         "serving" => Some(Sign::Serving),
+        "worker ready" => Some(Sign::WorkerReady(Instant::now())),
         _ => None,
     })
 }
@@ -116,6 +157,8 @@ pub fn limit_server(name: &str, linking: Linking, processes: u32) -> Result<Serv
 pub enum Sign {
     Listening(SocketAddr),
     Serving,
+    /// When the line was read.
+    WorkerReady(Instant),
 }
 
 /// Which output of a server speaks of its readiness.

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::exit::Exit;
@@ -182,6 +183,7 @@ pub(super) struct Asked {
 
 /// Reads the arguments of the `hatchery` command; the first is the program's name.
 pub(super) fn of_hatchery(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+    all_text(&arguments)?;
     let hatchery = Hatchery::try_parse_from(arguments)?;
     let shipped = match hatchery.command {
         Some(Command::Serve(shipped)) => shipped,
@@ -192,11 +194,28 @@ pub(super) fn of_hatchery(arguments: Vec<OsString>) -> Result<Asked, clap::Error
 
 /// Reads the arguments of a program's own server; the first is the program's name.
 pub(super) fn of_own_server(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+    all_text(&arguments)?;
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     let name = program.unwrap_or("server".as_ref()).to_string_lossy().into_owned();
     let command = OwnServer::command().name(name.clone()).bin_name(name);
     let matches = command.try_get_matches_from(arguments)?;
     Ok(OwnServer::from_arg_matches(&matches)?.server.into())
+}
+
+/// clap says of an argument that is not UTF-8 only that there is one. The program's own name may be anything.
+fn all_text(arguments: &[OsString]) -> Result<(), clap::Error> {
+    let Some(at) = arguments.iter().skip(1).position(|argument| argument.to_str().is_none()) else {
+        return Ok(());
+    };
+    // Escaped: clap takes control characters out of what it shows, and a terminal obeys them.
+    let argument = arguments[at + 1].to_string_lossy().escape_debug().to_string();
+    let mut words = format!("`{argument}` is not UTF-8, as every argument must be");
+    if at > 0 && !argument.starts_with('-') {
+        // It may be the value of the flag before it.
+        words += &format!(" (it comes after `{}`)", arguments[at].to_string_lossy().escape_debug());
+    }
+    words += "\n\nFor more information, try '--help'.\n";
+    Err(clap::Error::raw(ErrorKind::InvalidUtf8, words))
 }
 
 impl From<ShippedArgs> for Asked {

@@ -5,6 +5,8 @@
 
 mod args;
 mod exit;
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod raw;
 mod show;
 

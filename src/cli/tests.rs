@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU64;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use super::*;
@@ -206,6 +207,24 @@ fn a_wrong_flag_names_itself_and_what_would_be_right() {
         assert_eq!(refusal.exit(), Exit::Usage, "{line:?}");
         for part in parts {
             assert!(refusal.to_string().contains(part), "{refusal}\nshould say: {part}");
+        }
+    }
+}
+
+#[test]
+fn an_argument_that_is_not_utf_8_is_named() {
+    let not_text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    for front in [Front::Hatchery, Front::OwnServer] {
+        for (line, parts) in [
+            (vec![not_text(b"--pid-file=a\xff")], ["`--pid-file=a\u{fffd}`", "UTF-8"]),
+            (vec!["--pid-file".into(), not_text(b"\xff")], ["`\u{fffd}`", "after `--pid-file`"]),
+        ] {
+            let line = [not_text(b"/opt/\xff/lookup")].into_iter().chain(line).collect();
+            let refusal = parse(front, line).expect_err("wrong arguments");
+            assert_eq!(refusal.exit(), Exit::Usage);
+            for part in parts {
+                assert!(refusal.to_string().contains(part), "{refusal}\nshould say: {part}");
+            }
         }
     }
 }

@@ -177,7 +177,7 @@ pub(crate) fn receive<In: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut
     Ok(Received::Message { message, fds, lost_descriptors })
 }
 
-fn decode<In: DeserializeOwned>(bytes: &[u8]) -> io::Result<In> {
+pub(super) fn decode<In: DeserializeOwned>(bytes: &[u8]) -> io::Result<In> {
     postcard::from_bytes(bytes).map_err(|error| invalid(&format!("a message could not be read: {error}")))
 }
 

@@ -28,6 +28,8 @@ mod error;
 mod exec_command;
 mod exit;
 mod failure;
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod hub;
 mod message;
 mod node;

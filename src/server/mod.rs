@@ -12,6 +12,8 @@ mod conn;
 mod deadline;
 mod drain;
 mod fleet_config;
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod half_open;
 mod hosting;
 mod ids;
@@ -32,7 +34,8 @@ mod service;
 pub mod services;
 mod socket_file;
 mod supervisor;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 pub(crate) mod testing;
 mod worker;
 mod worker_config;

@@ -69,7 +69,7 @@ enum Route {
 }
 
 impl Hello {
-    fn new(greeting: String, faults: bool) -> Hello {
+    pub(super) fn new(greeting: String, faults: bool) -> Hello {
         let mut date = DateClock::new();
         Hello { greeting: Prepared::new(&Answer::ok(greeting), date.now()), date, faults: faults.then(Faults::default) }
     }

@@ -203,7 +203,8 @@ fn request_line_within_limits(window: &[u8]) -> Result<(), Refusal> {
     };
     let method = length_while(window, |&byte| body::is_token(byte));
     let target = match &window[method..] {
-        [b' ', rest @ ..] => length_while(rest, |&byte| byte > b' ' && byte != 0x7f),
+        // Without a method that space is itself out of place.
+        [b' ', rest @ ..] if method > 0 => length_while(rest, |&byte| byte > b' ' && byte != 0x7f),
         _ => 0,
     };
     within_limits(method, target)

@@ -11,11 +11,14 @@
 mod echo;
 mod exchange;
 mod faults;
+#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hello;
 mod http;
 
 pub use echo::Echo;
 pub use hello::Hello;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 mod testing;

@@ -27,10 +27,15 @@ pub(super) struct Client<S> {
 
 impl<S: Service> Client<S> {
     pub(super) fn new(service: S) -> Self {
+        Client::of(Bench::new(), service)
+    }
+
+    /// A client of a worker that has served others before.
+    pub(super) fn of(bench: Bench, service: S) -> Self {
         let (conn, socket) = conn_pair();
         socket.set_nonblocking(true).expect("non-blocking");
         Client {
-            bench: Bench::new(),
+            bench,
             draining: false,
             left: Duration::from_secs(20),
             socket,
