@@ -117,7 +117,7 @@ fn ondemand_answers_after_kill_9_of_the_template_without_workers() {
     // At once: the next template may not be there yet.
     first_answer(&server, &server.address());
     server.log.wait("the loss was seen", |record| record.is("template lost"));
-    assert_eq!(server.log.count(|record| record.is("template ready")), 2);
+    server.log.wait_for_many(0, 2, "its successor", |record| record.is("template ready"));
     server.assert_no_zombies();
     server.stop();
 }
