@@ -23,7 +23,7 @@ pub use clients::{Clients, Tally, check_the_clients};
 pub use compile::{Linking, build_limit};
 pub use machine::{available_megabytes, machine_line};
 pub use memory::{Footprint, hold};
-pub use peers::{apache, find, nginx};
+pub use peers::{apache, find, nginx, nginx_that_answers};
 pub use process::{Life, run_to_end};
 pub use rounds::{Aim, Column, Comparison, Contender, Sample, figure};
 pub use run::{Options, run};

@@ -33,12 +33,16 @@ pub fn find(program: &str, packages: &str) -> Result<PathBuf> {
 
 /// nginx, without an access log, answering from its configuration: the least it can do.
 pub fn nginx(workers: u32) -> Result<Server> {
+    nginx_that_answers(workers, BODY.trim_end())
+}
+
+/// The same with this body, in which nginx puts its variables, and a newline.
+pub fn nginx_that_answers(workers: u32, body: &str) -> Result<Server> {
     let program = find("nginx", "nginx-light")?;
     let folder = shared_folder()?;
     let address = free_address()?;
     let at = folder.path().display();
     let user = if geteuid().is_root() { "user nobody nogroup;" } else { "" };
-    let body = BODY.trim_end();
     write(
         folder.path(),
         "nginx.conf",
