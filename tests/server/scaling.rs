@@ -34,12 +34,11 @@ fn dynamic_grows_while_too_few_are_idle_and_shrinks_slowly() {
     let bounds = ["--scaling", "dynamic", "--min-workers", "2", "--max-workers", "7", "--spare-workers", "1-2"];
     let mut server = Launch::hatchery().args(bounds).args(["--faults"]).start();
     assert_eq!(server.workers().len(), 2);
-    let mut clients: Vec<Client> = (0..6).map(|_| server.client()).collect();
     let lock = tempfile::NamedTempFile::new().expect("a file");
     lock.as_file().lock().expect("nobody else knows the file");
-    for client in &mut clients {
-        client.ask(&format!("/fault/flock?path={}&ms=0", lock.path().display())).expect("a request");
-    }
+    let path = format!("/fault/flock?path={}&ms=0", lock.path().display());
+    // Each asks as it comes: one worker could take several silent ones, and then keep all but one waiting.
+    let mut clients: Vec<Client> = (0..6).map(|_| server.client_that_asks(&path)).collect();
     server.log.wait("all clients are served and one worker is to spare", is_scaled_to(7));
     lock.as_file().unlock().expect("it was held");
     for client in &mut clients {

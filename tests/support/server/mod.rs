@@ -200,6 +200,14 @@ impl Server {
         Client::connect(&self.address()).expect("a listening server is connected to")
     }
 
+    /// A client that has asked, and waits for its answer.
+    #[track_caller]
+    pub fn client_that_asks(&self, path: &str) -> Client {
+        let mut client = self.client();
+        client.ask(path).expect("a request");
+        client
+    }
+
     /// The answer to one request on a connection of its own.
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
