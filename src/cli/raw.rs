@@ -173,7 +173,7 @@ fn scaling(raw: &RawConfig) -> Result<Scaling, ConfigError> {
             let usual = SPARE_WORKERS.0..=SPARE_WORKERS.1.min(max);
             let spare = read_or(raw.spare_workers.clone(), "spare-workers", spare, usual)?;
             DynamicScaling::new(number(min), number(max), spare).map(Scaling::Dynamic).map_err(|error| {
-                // What was written last of what is at odds.
+                // The first that was written of what is at odds.
                 let bounds = [(&raw.min_workers, "min-workers"), (&raw.max_workers, "max-workers")];
                 let spare = [(&raw.spare_workers, "spare-workers")];
                 let suspects: &[_] = if matches!(error, ScalingError::MinAboveMax { .. }) { &bounds } else { &spare };

@@ -19,6 +19,8 @@ use super::fleet_config::{Bytes, RestartBudget, Scaling};
 
 /// How a server runs.
 ///
+/// Of the durations that the master counts, more than a year is taken for a year.
+///
 /// ```
 /// use hatchery::server::{Config, Workers};
 ///

@@ -36,7 +36,7 @@ impl RestartBudget {
     pub(super) fn resolve(self, workers: Workers) -> Option<(u32, Duration)> {
         match self {
             Self::Usual => Some((6 + 2 * workers.get(), Duration::from_secs(60))),
-            Self::Exactly { failures, window } => Some((failures.get(), window.max(Duration::from_millis(1)))),
+            Self::Exactly { failures, window } => Some((failures.get(), window)),
             Self::Unlimited => None,
         }
     }

@@ -9,6 +9,7 @@ mod effects;
 mod estate;
 mod event;
 mod journal;
+mod policy;
 mod queues;
 mod sampler;
 mod signals;
@@ -17,7 +18,6 @@ mod upgrade;
 mod worker;
 
 use std::io;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,9 @@ use self::event::Event;
 use self::signals::Signals;
 use self::upgrade::OldMaster;
 use super::config::{AcceptMode, Config, Workers};
-use super::fleet_config::{Bytes, Scaling};
 use super::inheritance::{FromNext, Inheritance};
 use super::scoreboard::Board;
-use super::supervisor::{self, Action, Budget, Limits, Notice, Outcome, Policy, Supervisor};
+use super::supervisor::{self, Action, Notice, Outcome, Supervisor};
 use super::{BindError, PidFileError};
 use crate::proc::words_of;
 use crate::sys::clock::Monotonic;
@@ -155,24 +154,7 @@ impl Master {
             let accept = if listener.slot().is_some() { AcceptMode::Reuseport } else { AcceptMode::Shared };
             info!(log, "listening"; "address" => %listener.address(), "accept" => %accept, "pid" => std::process::id());
         }
-        let budget = config.restart_budget.resolve(config.scaling.most(config.workers));
-        let policy = Policy {
-            scaling: scaling(config.scaling),
-            limits: Limits {
-                requests: config.max_requests.map(NonZeroU64::get),
-                age: config.max_age.map(|age| age.max(Duration::from_millis(1))),
-                memory: config.max_memory.map(Bytes::get),
-            },
-            budget: budget.map(|(restarts, window)| Budget { restarts, window }),
-            workers: config.workers.get(),
-            max_workers: Workers::MAX,
-            start_timeout: config.start_timeout.max(Duration::from_millis(1)),
-            drain_delay: config.drain_delay,
-            graceful_timeout: config.graceful_timeout.max(Duration::from_millis(1)),
-            max_surge: config.max_surge.get(),
-            upgrade_timeout: config.upgrade_timeout.max(Duration::from_millis(1)),
-            ..Policy::default()
-        };
+        let policy = policy::of(&config);
         let effects = Effects::new(config, estate, own, events, log.clone());
         let supervisor = Supervisor::new(policy, jitter_seed());
         Master { supervisor, effects, inbox, began: Instant::now(), log }
@@ -204,7 +186,7 @@ impl Master {
 
     /// Waits for what happens next and deals with all that has happened by then.
     fn turn(&mut self) -> Option<Outcome> {
-        let timer = self.supervisor.next_timer().map(|at| self.began + at);
+        let timer = self.supervisor.next_timer().and_then(|at| self.began.checked_add(at));
         let look = self.effects.next_look();
         let look = self.effects.next_stand_in().map_or(look, |stand_in| stand_in.min(look)).instant();
         let next = self.inbox.recv_deadline(timer.map_or(look, |timer| timer.min(look)));
@@ -278,20 +260,6 @@ impl Master {
                     return;
                 }
             }
-        }
-    }
-}
-
-fn scaling(configured: Scaling) -> supervisor::Scaling {
-    match configured {
-        Scaling::Static => supervisor::Scaling::Static,
-        Scaling::Dynamic(dynamic) => {
-            let (spare_min, spare_max) = dynamic.spare().into_inner();
-            supervisor::Scaling::Dynamic { min: dynamic.min().get(), max: dynamic.max().get(), spare_min, spare_max }
-        }
-        Scaling::OnDemand { max, idle_timeout } => {
-            let idle_timeout = idle_timeout.max(Duration::from_millis(1));
-            supervisor::Scaling::OnDemand { max: max.get(), idle_timeout }
         }
     }
 }

@@ -13,6 +13,12 @@ use super::{Action, Notice, Signal, Supervisor};
 /// So many looks in a row must have found nobody.
 const EMPTY_LOOKS: u32 = 2;
 
+/// The longest time between two looks. Each reads what the whole machine has open, which may be much.
+const LONGEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The time between two looks is this part of what has passed since the gate was shut, but for its bounds.
+const PART_OF_THE_WAIT: u32 = 8;
+
 /// How far the queues have been served since the gate was shut.
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
@@ -58,8 +64,19 @@ impl Supervisor {
         if self.farewell.empty_looks >= EMPTY_LOOKS {
             self.apply(Cue::QueuesServed, "");
         } else {
-            self.timers.set(Timer::Look, self.now + self.policy.look_interval);
+            let interval = self.look_interval();
+            self.timers.set(Timer::Look, self.now + interval);
         }
+    }
+
+    /// The longer it takes, the less often it is looked; but whoever finds nobody looks again soon.
+    fn look_interval(&self) -> Duration {
+        let shortest = self.policy.look_interval;
+        if self.farewell.empty_looks > 0 {
+            return shortest;
+        }
+        let waited = self.now - self.farewell.gate_shut_at;
+        (waited / PART_OF_THE_WAIT).min(LONGEST_LOOK_INTERVAL).max(shortest)
     }
 
     pub(super) fn close_served_listeners(&mut self) {

@@ -232,6 +232,11 @@ impl Supervisor {
         self.incoming
     }
 
+    /// Whether the current generation's template is to be started again after a delay.
+    pub(crate) fn retries_template(&self) -> bool {
+        self.timers.is_set(Timer::TemplateRetry(self.current))
+    }
+
     /// Every worker whose end is not yet known, by birth.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
         self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state()))

@@ -21,7 +21,7 @@ pub(crate) struct Policy {
     pub(crate) start_timeout: Duration,
     /// From the end of readiness to the gate; it may be zero.
     pub(crate) drain_delay: Duration,
-    /// From one look at the queues to the next.
+    /// From one look at the queues to the next, at the least: it grows with the time that they take.
     pub(crate) look_interval: Duration,
     /// For so long after the gate a handshake under way is waited for: a SYN-ACK that was lost is sent again after a second.
     pub(crate) handshake_timeout: Duration,

@@ -14,8 +14,8 @@ use super::timers::Timer;
 use super::{Load, Notice, Supervisor};
 use crate::server::WorkerId;
 
-/// How far below the policy's limits a worker's own may lie, in percent.
-pub(super) const JITTER_PERCENT: u32 = 20;
+/// A worker's own limit lies below that of the policy by at most one part of so many.
+const JITTER: u64 = 5;
 
 /// When a worker is worn out; none is never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,7 +31,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// One worker's own limits.
     pub(super) fn for_one(self, random: &mut Random) -> Limits {
-        let mut lowered = |limit: u64| limit - random.up_to(limit / 100 * u64::from(JITTER_PERCENT));
+        let mut lowered = |limit: u64| limit - random.up_to(limit / JITTER);
         Limits {
             requests: self.requests.map(&mut lowered),
             age: self.age.map(|age| Duration::from_millis(lowered(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))),

@@ -85,7 +85,7 @@ impl Restarts {
     /// Counts an end against the budget, and says whether that is spent.
     fn charge(&mut self, now: Duration, cause: Cause, budget: Budget) -> bool {
         self.recent.push_back((now, cause));
-        while self.recent.front().is_some_and(|(at, _)| *at + budget.window <= now) {
+        while self.recent.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= budget.window) {
             self.recent.pop_front();
         }
         // More than the budget need not be remembered.

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::fleet::WorkerState;
 use super::table::{Health, Phase};
+use super::timers::Timer;
 use super::{Action, Load, Notice, Supervisor, WorkerLoad};
-use crate::server::Slot;
+use crate::server::{Slot, WorkerId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -100,8 +101,7 @@ impl Supervisor {
         let serves =
             |sample: &&WorkerLoad| self.fleet.get(sample.id).is_some_and(|worker| worker.state() == WorkerState::Ready);
         let idle = load.workers.iter().filter(serves).filter(|sample| !sample.busy).count() as u32;
-        // Those under way count: they will be idle.
-        let spare = idle + self.target.saturating_sub(self.fleet.ready());
+        let spare = idle + self.under_way();
         let lacking = self.policy.scaling.spare_min().saturating_sub(spare);
         let wish = if spare == 0 { lacking.max(load.queue) } else { lacking };
         if wish > 0 {
@@ -119,6 +119,16 @@ impl Supervisor {
             self.scaler.surplus_since = Some(self.now);
             self.scale_to(self.target - 1, idle, load.queue);
         }
+    }
+
+    /// The slots whose worker is not ready yet and will be idle soon. One that waits for its delay is no help for now.
+    fn under_way(&self) -> u32 {
+        let is_ready = |&id: &WorkerId| self.fleet.get(id).is_some_and(|worker| worker.state() == WorkerState::Ready);
+        let awaited = |&slot: &Slot| {
+            let sitters = self.fleet.seats.sitters(slot);
+            !sitters.iter().any(is_ready) && (!sitters.is_empty() || !self.timers.is_set(Timer::SlotRetry(slot)))
+        };
+        (0..self.target).map(Slot).filter(awaited).count() as u32
     }
 
     /// Whether one may go: too many have been idle for long, and the one that would go is.

@@ -1,7 +1,9 @@
 //! The whole policy, in six tables: what the server does, how an upgrade of the master goes, what a seat needs, what
 //! becomes of a template, what a report makes of a worker, and how failures change the fleet's health.
 //!
-//! Nothing else in this folder decides; the other files keep the books that the tables are asked with.
+//! What no table can say is decided in three other files, each about numbers: `recycling` when a worker is worn out,
+//! `scaling` how many workers there are to be, `farewell` when the queues count as served. All others keep the books that
+//! the tables are asked with.
 
 use super::fleet::WorkerState;
 use super::message::{Exit, Signal};
@@ -181,6 +183,7 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
         (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
         (Replenishing,                            TemplateLost(Current))         => (phase,     Step::RetryTemplate),
+        (Unready | Gated,                         TemplateLost(Current))         => (phase,     Step::RetryTemplate),
 
         // A reload: any failure before its end takes it back.
         (Serving,                                 Asked(S::Reload))              => (Preparing, Step::StartNextTemplate),
@@ -428,7 +431,8 @@ pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
         (W::Asked | W::Starting,      Ready)                            => WorkerStep::Serve,
         (W::Asked | W::Starting,      Refused { .. })                   => WorkerStep::Dismiss,
         (W::Asked | W::Starting,      Late)                             => WorkerStep::GiveUp,
-        (W::Asked | W::Draining,      LateUnborn)                       => WorkerStep::BlameTemplate,
+        // One that is ready is late only if it has hung up.
+        (W::Asked | W::Ready | W::Draining, LateUnborn)                 => WorkerStep::BlameTemplate,
         (W::Draining,                 Late)                             => WorkerStep::Kill,
         (W::Asked | W::Starting | W::Ready | W::Draining, HungUp)       => WorkerStep::AwaitEnd,
         (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
@@ -443,7 +447,8 @@ pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
         (W::Draining | W::Killed,     NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::Bury,
         (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
         (W::Killed,                   HungUp)                           => WorkerStep::Ignore,
-        (W::Starting | W::Ready,      LateUnborn)                       => WorkerStep::Ignore,
+        // Whoever starts is born.
+        (W::Starting,                 LateUnborn)                       => WorkerStep::Ignore,
     }
 }
 

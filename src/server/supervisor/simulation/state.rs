@@ -58,6 +58,10 @@ impl Auditor {
         if staffed && supervisor.phase() != Phase::New {
             self.check_nobody_waits_for_nothing(&seats, supervisor);
         }
+        if !supervisor.phase().is_ending() && supervisor.phase() != Phase::New {
+            let has_template = world.templates().contains(&supervisor.generation());
+            assert!(has_template || supervisor.retries_template(), "who could fork was forgotten");
+        }
     }
 
     /// Whoever is beyond a limit is worn out, unless everybody is needed.

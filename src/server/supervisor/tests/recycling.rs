@@ -175,3 +175,13 @@ fn nobody_is_recycled_while_the_fleet_is_degraded() {
     bench.wait(SECOND);
     assert_eq!(bench.asked(), [fork(id.0 + 1, 0, 1)]);
 }
+
+#[test]
+fn small_limits_are_spread_as_large_ones_are() {
+    let mut random = Random::new(7);
+    let limits = Limits { requests: Some(50), ..Limits::default() };
+    let own: Vec<_> = (0..200).filter_map(|_| limits.for_one(&mut random).requests).collect();
+    assert_eq!((own.iter().min(), own.iter().max()), (Some(&40), Some(&50)));
+    let of_one = Limits { requests: Some(1), ..Limits::default() }.for_one(&mut random);
+    assert_eq!(of_one.requests, Some(1), "never none at all");
+}

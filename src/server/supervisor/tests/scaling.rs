@@ -225,3 +225,28 @@ fn more_and_fewer_move_nothing_where_the_load_decides() {
         assert_eq!(fleet.bench.take(), [Action::Notice(Notice::Ignored { signal })]);
     }
 }
+
+#[test]
+fn a_slot_that_waits_for_its_delay_is_no_spare_worker() {
+    let scaling = Scaling::Dynamic { min: 2, max: 40, spare_min: 1, spare_max: 3 };
+    let mut bench = Bench::with(Policy { scaling, budget: None, ..Policy::default() });
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    bench.ready(1);
+    bench.ready(2);
+    // The second slot's next worker has to wait for long.
+    for id in 2..12 {
+        bench.exits(id, Exit::Signal(11));
+        while !bench.take().contains(&fork(id + 1, 1, 1)) {
+            bench.wait(SECOND);
+        }
+        bench.forked(id + 1);
+    }
+    bench.exits(12, Exit::Signal(11));
+    bench.take();
+    let busy = |id| WorkerLoad { id: WorkerId(id), requests: 0, busy: true, parked: false, resident: None };
+    bench.tell(Event::Sampled(Load { workers: vec![busy(1)], queue: 1 }));
+    assert_eq!(bench.asked(), [fork(13, 2, 1)]);
+    bench.tell(Event::Sampled(Load { workers: vec![busy(1)], queue: 1 }));
+    assert_eq!(bench.asked(), [], "the one under way is");
+}

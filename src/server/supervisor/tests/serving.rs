@@ -257,3 +257,16 @@ fn a_worker_that_its_own_alarm_does_not_end_is_killed_and_replaced() {
     bench.tell(Event::WorkerStuck { id: WorkerId(1) });
     assert_eq!(bench.asked(), []);
 }
+
+#[test]
+fn a_template_that_tells_nothing_of_a_worker_which_was_ready_and_hung_up_is_replaced() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    bench.tell(Event::WorkerReady { id: WorkerId(1) });
+    bench.wait(60 * SECOND);
+    bench.take();
+    bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [close(1), kill(1, KillReason::TemplateLost), start(1)]);
+}

@@ -220,3 +220,46 @@ fn a_killed_worker_whose_end_never_comes_is_neither_forgotten_nor_killed_again()
     assert_eq!(bench.supervisor.next_timer(), None);
     assert_eq!(bench.state(1), Some(WorkerState::Killed));
 }
+
+#[test]
+fn a_template_that_dies_while_the_server_leaves_is_followed_by_another() {
+    for gated in [false, true] {
+        let mut bench = Bench::with(Policy { workers: 1, drain_delay: 600 * SECOND, ..Policy::default() });
+        bench.tell(Event::Boot);
+        bench.template_ready(1);
+        bench.ready(1);
+        bench.wait(60 * SECOND);
+        bench.signal(Signal::Stop);
+        if gated {
+            bench.wait(600 * SECOND);
+            bench.tell(queues_seen(true, false));
+        }
+        bench.take();
+        bench.template_dies(1);
+        assert_eq!(bench.asked(), [start(1)], "gated: {gated}");
+        bench.template_dies(1);
+        bench.exits(1, Exit::Signal(9));
+        assert_eq!(bench.asked(), [], "after a delay");
+        bench.wait(SECOND);
+        assert!(bench.asked().contains(&start(1)));
+        bench.template_ready(1);
+        assert_eq!(bench.asked(), [fork(2, 0, 1)], "somebody has to serve");
+    }
+}
+
+#[test]
+fn the_longer_a_queue_takes_the_less_often_it_is_looked_at() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    let mut looks = 0;
+    while bench.now < 80 * SECOND {
+        if bench.asked().contains(&Action::LookAtQueues) {
+            looks += 1;
+            bench.tell(queues_seen(true, false));
+        }
+        bench.wait(10 * MS);
+    }
+    assert!((60..160).contains(&looks), "{looks} looks in 20 s");
+    bench.nobody_waits();
+    assert!(bench.asked().contains(&Action::CloseListeners), "the second empty look follows the first at once");
+}
