@@ -1,4 +1,5 @@
-//! Handshakes that a client has begun and not completed, as the kernel lists them (proc_pid_net(5), `tcp` and `tcp6`).
+//! Handshakes that a client has begun and not completed: asked for by netlink or, where a sandbox has none, read from the
+//! kernel's lists (proc_pid_net(5), `tcp` and `tcp6`), which are as long as there are connections on the machine.
 //!
 //! A client whose connect(2) has returned may still be half open here: its last ACK is on the way, was lost, or found the
 //! queue full. It counts on its connection all the same.
@@ -6,14 +7,23 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
+use crate::sys::sock_diag;
+
 /// TCP_SYN_RECV of the kernel's `tcp_states.h`, in its way of writing.
 const SYN_RECV: &str = "03";
 
 /// Whether a handshake with one of these local ports is under way. What cannot be read is taken for none: a system that
 /// hides it leaves nothing to wait for.
 pub(super) fn are_there_any(ports: &[u16]) -> bool {
-    let found = |path| File::open(path).and_then(|file| is_listed(BufReader::new(file), ports)).unwrap_or(false);
-    !ports.is_empty() && (found("/proc/self/net/tcp") || found("/proc/self/net/tcp6"))
+    let asked: io::Result<Vec<bool>> = ports.iter().map(|&port| sock_diag::has_half_open(port)).collect();
+    match asked {
+        Ok(found) => found.contains(&true),
+        Err(_) => is_listed_in("/proc/self/net/tcp", ports) || is_listed_in("/proc/self/net/tcp6", ports),
+    }
+}
+
+fn is_listed_in(path: &str, ports: &[u16]) -> bool {
+    File::open(path).and_then(|file| is_listed(BufReader::new(file), ports)).unwrap_or(false)
 }
 
 fn is_listed(list: impl BufRead, ports: &[u16]) -> io::Result<bool> {

@@ -26,6 +26,7 @@ pub(crate) mod reaper;
 pub(crate) mod seqpacket;
 pub(crate) mod shared;
 pub(crate) mod signals;
+pub(crate) mod sock_diag;
 pub(crate) mod spawn;
 pub(crate) mod stream;
 pub(crate) mod subprocess;
