@@ -67,12 +67,25 @@ impl Inheritance {
     /// What there is to inherit, and the conversation with whom it comes from, if this process was started for that; it
     /// can be received once.
     ///
-    /// It was sent before this process was started, so there is nothing to wait for.
+    /// It was sent before this process was started, so there is nothing to wait for. If it cannot be taken, who sent it is
+    /// told why.
     pub(crate) fn receive() -> Result<Option<(WithOld, Inheritance)>, BoxError> {
         let Some(socket) = proc::take_inheritance() else {
             return Ok(None);
         };
         let conversation = WithOld::new(socket);
+        let inheritance = Inheritance::take_or_decline(&conversation)?;
+        Ok(Some((conversation, inheritance)))
+    }
+
+    fn take_or_decline(conversation: &WithOld) -> Result<Inheritance, BoxError> {
+        Inheritance::take_from(conversation).inspect_err(|error| {
+            // It sees our end in any case.
+            let _ = conversation.try_send(&FromNext::Failed { words: error.to_string() }, &[]);
+        })
+    }
+
+    fn take_from(conversation: &WithOld) -> Result<Inheritance, BoxError> {
         let mut inheritance = Inheritance::default();
         loop {
             match conversation.try_recv()? {
@@ -88,7 +101,7 @@ impl Inheritance {
                     let file = fds.into_iter().next().map(File::from);
                     inheritance.pid_file = file.map(|file| (PathBuf::from(OsString::from_vec(path)), file));
                 }
-                Received::Message { message: ToNext::All, .. } => return Ok(Some((conversation, inheritance))),
+                Received::Message { message: ToNext::All, .. } => return Ok(inheritance),
                 Received::Message { message: ToNext::HandOver, .. } | Received::Empty | Received::Eof => {
                     return Err("the inheritance is not whole".into());
                 }
@@ -127,5 +140,21 @@ pub(crate) fn decline(words: &str) {
     if let Some(socket) = proc::take_inheritance() {
         // It sees our end in any case.
         let _ = WithOld::new(socket).try_send(&FromNext::Failed { words: words.to_owned() }, &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_what_cannot_be_taken_is_told_why() {
+        let (old, next): (WithNext, WithOld) = Channel::pair().unwrap();
+        old.try_send(&ToNext::Listeners(Vec::new()), &[]).unwrap();
+        assert_eq!(Inheritance::take_or_decline(&next).unwrap_err().to_string(), "the inheritance is not whole");
+        let Ok(Received::Message { message: FromNext::Failed { words }, .. }) = old.try_recv() else {
+            panic!("it was to be told");
+        };
+        assert_eq!(words, "the inheritance is not whole");
     }
 }

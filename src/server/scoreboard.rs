@@ -99,6 +99,19 @@ pub(crate) struct Snapshot {
     pub(crate) trace: Vec<u64>,
 }
 
+/// What a worker has done and does, as the look at all workers needs it: read without memory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Which life of which worker.
+    pub(crate) id: WorkerId,
+    /// What it is doing.
+    pub(crate) state: WorkerState,
+    /// Requests it has answered.
+    pub(crate) requests: u64,
+    /// Connections it holds parked now.
+    pub(crate) parked: u64,
+}
+
 /// The request that a worker has in hand, as the watch over deadlines sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestInHand {
@@ -154,6 +167,19 @@ impl Board {
                 .take(load(at::TRACE_LENGTH) as usize)
                 .map(|frame| frame.load(Ordering::Relaxed))
                 .collect(),
+        })
+    }
+
+    /// Reads the few fields of a record that change with the load; none as for [`read`](Self::read).
+    pub(crate) fn tally(&self, record: u32) -> Option<Tally> {
+        let words = self.page(record)?;
+        let load = |field: usize| words[field].load(Ordering::Relaxed);
+        (load(at::PID) != 0).then_some(())?;
+        Some(Tally {
+            id: WorkerId(load(at::ID)),
+            state: *WorkerState::ALL.get(load(at::STATE) as usize)?,
+            requests: load(at::REQUESTS),
+            parked: load(at::PARKED),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use super::stream;
 
 /// The clients that nobody has accepted yet; where the kernel does not count them (Unix sockets), 1 if there are any.
 pub(crate) fn length(listener: impl AsFd) -> u32 {
@@ -17,8 +17,7 @@ pub(crate) fn length(listener: impl AsFd) -> u32 {
         // On a listening socket the field holds the queue's length (tcp_get_info in net/ipv4/tcp.c).
         return info.tcpi_unacked;
     }
-    let mut sources = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    u32::from(poll(&mut sources, PollTimeout::ZERO).is_ok_and(|ready| ready > 0))
+    u32::from(stream::is_readable(listener.as_fd()))
 }
 
 #[cfg(test)]

@@ -25,9 +25,9 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SockAddr), Er
     Ok((socket, unsafe { SockAddr::new(storage, length) }))
 }
 
-/// Whether it is readable at this moment; a listener is while somebody waits in its queue (accept(2)).
-pub(crate) fn is_readable(socket: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(socket, PollFlags::POLLIN)];
+/// Whether any descriptor is readable at this moment; a listener is while somebody waits in its queue (accept(2)).
+pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(descriptor, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 

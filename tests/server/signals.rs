@@ -15,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         winch_drains_the_workers_and_keeps_the_listeners_until_ttin,
         the_terminals_interrupt_does_not_reach_the_workers,
         a_resized_window_changes_nothing,
+        usr1_means_nothing_and_harms_nobody,
         signals_blocked_by_whoever_started_the_server_are_heard,
     ]
 }
@@ -66,6 +67,17 @@ fn winch_drains_the_workers_and_keeps_the_listeners_until_ttin() {
     server.signal(Signal::SIGTTIN);
     client.answer().expect("an answer at last").greeting();
     server.log.wait_for_many(0, 4, "the workers are back", |record| record.is("worker ready"));
+    server.stop();
+}
+
+fn usr1_means_nothing_and_harms_nobody() {
+    let mut server = Server::start(&["--workers", "1"]);
+    let before = server.workers();
+    server.signal(Signal::SIGUSR1);
+    let ignored = server.log.wait("the signal", |record| record.is("a signal means nothing now"));
+    assert_eq!(ignored.str("signal"), "ReopenLogs");
+    server.get("/").greeting();
+    assert_eq!(server.workers(), before);
     server.stop();
 }
 

@@ -332,6 +332,7 @@ fn kill_9_of_the_old_master_in_the_middle_leaves_the_new_one_to_go_on_alone() {
     within(Duration::from_secs(2), "the old one's processes are gone", || old.iter().all(|&pid| !is_alive(pid)));
     eventually("the pid file follows", || pid_in(&probe.path("pid")) == new);
     probe.server.follow(new);
+    probe.server.log.wait("it says so", |record| record.is("the old master is gone, this one goes on alone"));
     let mark = probe.server.log.mark();
     probe.orders.take_back("start-1");
     probe.server.log.wait_after(mark, "it serves", |record| record.is("serving"));

@@ -328,8 +328,8 @@ impl Effects {
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
             Event::NewMaster { pid, what } => self.estate.hear(pid, what).into_iter().collect(),
             Event::NoNewMaster { why } => vec![supervisor::Event::UpgradeFailed { words: why }],
-            Event::HandedOver => {
-                self.estate.take_over();
+            Event::HandedOver(how) => {
+                self.estate.take_over(how);
                 Vec::new()
             }
         }

@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use slog::{Logger, info, warn};
 
 use super::RunError;
-use super::event::{Event, NewMasterEvent};
+use super::event::{Event, HandOver, NewMasterEvent};
 use super::upgrade::{NewMaster, OldMaster};
 use crate::proc::words_of;
 use crate::server::config::{AcceptMode, Config};
@@ -99,13 +99,16 @@ impl Estate {
     }
 
     /// The master before this one has handed over, or is gone: all that is lent is this one's own.
-    pub(super) fn take_over(&mut self) {
+    pub(super) fn take_over(&mut self, how: HandOver) {
         let Some(old) = self.old_master.take() else {
             return;
         };
         for listener in self.listeners.iter_mut().chain(&mut self.unwanted) {
             listener.own();
         }
+        // The old workers hold it for a moment more, and accept whoever is in its queue: nobody is to come after them.
+        shut_gates(&self.unwanted, &self.log);
+        turn_away(&self.unwanted, &self.log);
         close(&mut self.unwanted, &self.log);
         if self.gate_is_shut {
             self.shut_gate();
@@ -113,7 +116,10 @@ impl Estate {
         if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::take_over) {
             warn!(self.log, "cannot take the pid file over"; "why" => words_of(&error));
         }
-        info!(self.log, "the old master has handed over");
+        match how {
+            HandOver::Said => info!(self.log, "the old master has handed over"),
+            HandOver::Gone => warn!(self.log, "the old master is gone, this one goes on alone"),
+        }
         old.dismiss();
     }
 
@@ -131,8 +137,8 @@ impl Estate {
     }
 
     fn try_start_new_master(&self, program: &Path) -> io::Result<NewMaster> {
-        if self.old_master.is_some() {
-            return Err(io::Error::other("the master before this one has not handed over yet"));
+        if let Some(why) = why_no_successor(std::process::id(), self.old_master.is_some()) {
+            return Err(io::Error::other(why));
         }
         let pid_file = self.pid_file.as_ref().map(PidFile::pass).transpose()?;
         NewMaster::start(program, &self.listeners, pid_file, &self.events)
@@ -162,6 +168,8 @@ impl Estate {
     pub(super) fn hear(&mut self, pid: i32, what: NewMasterEvent) -> Option<supervisor::Event> {
         let new = self.new_master.as_mut().filter(|new| new.pid == pid)?;
         match what {
+            // It has died since: nobody would serve. Its end, which is on the way, fails the upgrade.
+            NewMasterEvent::Said(FromNext::Serving) if new.has_ended() => None,
             NewMasterEvent::Said(FromNext::Serving) => Some(supervisor::Event::UpgradeReady { pid }),
             NewMasterEvent::Said(FromNext::Failed { words }) => {
                 new.words = Some(words);
@@ -185,12 +193,7 @@ impl Estate {
     /// Lets no new client in at the listeners that are this server's own, for good.
     pub(super) fn shut_gate(&mut self) {
         self.gate_is_shut = true;
-        for listener in &self.listeners {
-            if let Err(error) = listener.shut_gate() {
-                warn!(self.log, "cannot shut the gate, clients who come now may be lost";
-                    "address" => %listener.address(), "why" => %error);
-            }
-        }
+        shut_gates(&self.listeners, &self.log);
     }
 
     pub(super) fn look_at_queues(&self) {
@@ -200,11 +203,9 @@ impl Estate {
 
     /// Closes this process's own listeners; what stands in the file system for one of them goes first.
     pub(super) fn close_listeners(&mut self) {
-        for listener in self.listeners.iter().filter(|_| self.gate_is_shut) {
+        if self.gate_is_shut {
             // The workers hold it for a moment more, and accept whoever is in its queue.
-            if let Err(error) = listener.turn_away() {
-                warn!(self.log, "cannot turn new clients away"; "address" => %listener.address(), "why" => %error);
-            }
+            turn_away(&self.listeners, &self.log);
         }
         close(&mut self.listeners, &self.log);
     }
@@ -226,10 +227,144 @@ fn bind(config: &Config, inherited: &mut Vec<Listener>) -> Result<Vec<Listener>,
     Ok(listeners)
 }
 
+/// Why no master can be started that is to outlive this one.
+fn why_no_successor(own_pid: u32, has_old_master: bool) -> Option<&'static str> {
+    if own_pid == 1 {
+        // pid_namespaces(7)
+        return Some("this master is process 1 of a container: with its end the kernel kills all others there");
+    }
+    has_old_master.then_some("the master before this one has not handed over yet")
+}
+
+fn shut_gates(listeners: &[Listener], log: &Logger) {
+    for listener in listeners {
+        if let Err(error) = listener.shut_gate() {
+            warn!(log, "cannot shut the gate, clients who come now may be lost";
+                "address" => %listener.address(), "why" => %error);
+        }
+    }
+}
+
+fn turn_away(listeners: &[Listener], log: &Logger) {
+    for listener in listeners {
+        if let Err(error) = listener.turn_away() {
+            warn!(log, "cannot turn new clients away"; "address" => %listener.address(), "why" => %error);
+        }
+    }
+}
+
 fn close(listeners: &mut Vec<Listener>, log: &Logger) {
     for listener in listeners.drain(..) {
         if let Err(error) = listener.remove_path() {
             warn!(log, "cannot remove a listener's path"; "address" => %listener.address(), "why" => %error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use crossbeam_channel::{Receiver, unbounded};
+    use nix::unistd::Pid;
+    use slog::{Discard, o};
+
+    use super::*;
+    use crate::proc::Channel;
+    use crate::server::inheritance::{ToNext, WithNext};
+    use crate::sys::pidfd;
+
+    /// An estate without anything.
+    fn nothing() -> (Estate, Receiver<Event>) {
+        let (events, inbox) = unbounded();
+        let estate = Estate {
+            listeners: Vec::new(),
+            unwanted: Vec::new(),
+            pid_file: None,
+            gate_is_shut: false,
+            old_master: None,
+            new_master: None,
+            events,
+            log: Logger::root(Discard, o!()),
+        };
+        (estate, inbox)
+    }
+
+    #[test]
+    fn a_new_master_that_says_it_serves_and_is_dead_by_then_fails_the_upgrade() {
+        let (mut estate, inbox) = nothing();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let pidfd = pidfd::open(Pid::from_raw(pid)).unwrap();
+        let (channel, _theirs) = Channel::pair().unwrap();
+        estate.new_master = Some(NewMaster::watch(pid, pidfd, channel, &estate.events).unwrap());
+        let serving = || NewMasterEvent::Said(FromNext::Serving);
+        assert_eq!(estate.hear(pid, serving()), Some(supervisor::Event::UpgradeReady { pid }));
+        drop(child.stdin.take());
+        let Ok(Event::NewMaster { what: end @ NewMasterEvent::Ended(_), .. }) =
+            inbox.recv_timeout(Duration::from_secs(60))
+        else {
+            panic!("its end is to be told");
+        };
+        assert_eq!(estate.hear(pid, serving()), None);
+        assert!(matches!(estate.hear(pid, end), Some(supervisor::Event::UpgradeFailed { .. })));
+        // It is reaped already.
+        let _ = child.wait();
+    }
+
+    #[test]
+    fn process_1_is_never_upgraded() {
+        assert!(why_no_successor(1, false).is_some_and(|why| why.contains("process 1")));
+        assert_eq!(why_no_successor(2, false), None);
+        assert!(why_no_successor(2, true).is_some());
+    }
+
+    #[test]
+    fn an_address_that_is_given_up_refuses_new_clients_while_old_workers_serve_its_queue() {
+        let (mut estate, inbox) = nothing();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let addresses = ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())];
+        let addresses = addresses.map(|address| address.parse().unwrap());
+        let before = Listener::bind_all(&addresses).unwrap();
+        let tcp = TcpListener::from(before[0].as_fd().try_clone_to_owned().unwrap());
+        let at = tcp.local_addr().unwrap();
+        let inherit = |listener: &Listener| {
+            let (passed, fd) = listener.pass().unwrap();
+            Listener::inherit(&passed, fd).unwrap()
+        };
+        estate.unwanted = before.iter().map(inherit).collect();
+        let (theirs, ours): (WithNext, _) = Channel::pair().unwrap();
+        let old = OldMaster::new(ours, estate.events.clone());
+        old.watch().unwrap();
+        estate.old_master = Some(old);
+        let queued = TcpStream::connect(at).unwrap();
+
+        theirs.try_send(&ToNext::HandOver, &[]).unwrap();
+        let Ok(Event::HandedOver(how @ HandOver::Said)) = inbox.recv_timeout(Duration::from_secs(60)) else {
+            panic!("it was said");
+        };
+        estate.take_over(how);
+        assert_eq!(TcpStream::connect(at).expect_err("given up").kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(UnixStream::connect(&path).expect_err("given up").kind(), ErrorKind::NotFound);
+        let (_, peer) = tcp.accept().unwrap();
+        assert_eq!(peer, queued.local_addr().unwrap());
+        drop(OwnedFd::from(tcp));
+    }
+
+    #[test]
+    fn the_death_of_the_old_master_is_told_from_its_word() {
+        let (estate, inbox) = nothing();
+        let (theirs, ours): (WithNext, _) = Channel::pair().unwrap();
+        let old = OldMaster::new(ours, estate.events.clone());
+        old.watch().unwrap();
+        drop(theirs);
+        let heard = inbox.recv_timeout(Duration::from_secs(60));
+        assert!(matches!(heard, Ok(Event::HandedOver(HandOver::Gone))), "{heard:?}");
     }
 }

@@ -32,8 +32,17 @@ pub(super) enum Event {
     NewMaster { pid: i32, what: NewMasterEvent },
     /// The master that was to replace this one could not be started.
     NoNewMaster { why: String },
-    /// The master before this one has handed over, or is gone.
-    HandedOver,
+    /// The master before this one leaves everything to this one.
+    HandedOver(HandOver),
+}
+
+/// How a master hands over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandOver {
+    /// It has said so.
+    Said,
+    /// It is gone.
+    Gone,
 }
 
 /// What happens to a new master.

@@ -109,9 +109,11 @@ pub fn run(config: Config, log: Logger) -> Result<(), RunError> {
     let Some((conversation, inheritance)) = inherited else {
         return serve(config, Inheritance::default(), None, (events, inbox), log);
     };
-    let watched = OldMaster::watch(conversation, events.clone());
-    let old = watched.map_err(RunError::master("watch the master before this one"))?;
-    let served = serve(config, inheritance, Some(Arc::clone(&old)), (events, inbox), log);
+    let old = OldMaster::new(conversation, events.clone());
+    let served = old
+        .watch()
+        .map_err(RunError::master("watch the master before this one"))
+        .and_then(|()| serve(config, inheritance, Some(Arc::clone(&old)), (events, inbox), log));
     if let Err(error) = &served {
         old.say(&FromNext::Failed { words: words_of(error) });
     }

@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{self, SigSet};
 use nix::unistd::{getpgrp, tcgetpgrp};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -19,7 +19,7 @@ use crate::proc::hub::{Hub, Source, Token};
 use crate::server::supervisor::Signal;
 
 /// What each signal asks for.
-const MEANING: [(i32, Signal); 8] = [
+const MEANING: [(i32, Signal); 9] = [
     (SIGTERM, Signal::Stop),
     (SIGINT, Signal::Quit),
     (SIGQUIT, Signal::Quit),
@@ -28,6 +28,7 @@ const MEANING: [(i32, Signal); 8] = [
     (SIGTTOU, Signal::Fewer),
     (SIGWINCH, Signal::DrainWorkers),
     (SIGUSR2, Signal::Upgrade),
+    (SIGUSR1, Signal::ReopenLogs),
 ];
 
 /// What a signal asks for, if it is one of those that the master takes.

@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
-use super::event::{Event, NewMasterEvent};
+use super::event::{Event, HandOver, NewMasterEvent};
 use crate::proc::hub::{Hub, Source, Token};
 use crate::proc::{Channel, Exit, Received};
 use crate::server::inheritance::{FromNext, ToNext, WithNext, WithOld, pass_on};
 use crate::server::listener::Listener;
-use crate::sys::{fork, pidfd, spawn, wait};
+use crate::sys::{fork, pidfd, spawn, stream, wait};
 
 /// The master that is to replace this one.
 #[derive(Debug)]
@@ -53,18 +53,20 @@ impl NewMaster {
         let arguments: Vec<_> = env::args_os().collect();
         let pid = spawn::next_master(program, &arguments, theirs.into_fd())?;
         let pidfd = fork::supervise(pid)?;
-        let pid = pid.as_raw();
+        // Nobody would hear of its end.
+        NewMaster::watch(pid.as_raw(), pidfd, channel, events).inspect_err(|_| fork::undo(pid))
+    }
+
+    /// From now on what it says and its end come as [`Event::NewMaster`].
+    pub(super) fn watch(pid: i32, pidfd: OwnedFd, channel: WithNext, events: &Sender<Event>) -> io::Result<NewMaster> {
         let shared = Arc::new(Shared { pid, pidfd, channel, events: events.clone() });
-        let watched = Watch::new(Conversation(Arc::clone(&shared)))
-            .and_then(|conversation| Ok((conversation, Watch::new(End(Arc::clone(&shared)))?)));
-        match watched {
-            Ok(watches) => Ok(NewMaster { pid, has_hung_up: false, words: None, shared, _watches: watches }),
-            Err(error) => {
-                // Nobody would hear of its end.
-                fork::undo(nix::unistd::Pid::from_raw(pid));
-                Err(error)
-            }
-        }
+        let watches = (Watch::new(Conversation(Arc::clone(&shared)))?, Watch::new(End(Arc::clone(&shared)))?);
+        Ok(NewMaster { pid, has_hung_up: false, words: None, shared, _watches: watches })
+    }
+
+    /// Whether it is dead already: a pidfd is readable from then on (pidfd_open(2)).
+    pub(super) fn has_ended(&self) -> bool {
+        stream::is_readable(self.shared.pidfd.as_fd())
     }
 
     pub(super) fn kill(&self) -> io::Result<()> {
@@ -176,14 +178,17 @@ pub(super) struct OldMaster {
 }
 
 impl OldMaster {
+    pub(super) fn new(conversation: WithOld, events: Sender<Event>) -> Arc<OldMaster> {
+        Arc::new(OldMaster { conversation: Mutex::new(Some(conversation)), events })
+    }
+
     /// From now on its word, or its death, comes as [`Event::HandedOver`].
-    pub(super) fn watch(conversation: WithOld, events: Sender<Event>) -> io::Result<Arc<OldMaster>> {
-        let old = Arc::new(OldMaster { conversation: Mutex::new(Some(conversation)), events });
-        let held: Arc<dyn Source> = old.clone();
-        if let Some(channel) = &*old.conversation() {
+    pub(super) fn watch(self: &Arc<Self>) -> io::Result<()> {
+        let held: Arc<dyn Source> = self.clone();
+        if let Some(channel) = &*self.conversation() {
             Hub::get()?.watch(channel, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
         }
-        Ok(old)
+        Ok(())
     }
 
     /// Says it as long as there is somebody to hear it.
@@ -210,10 +215,13 @@ impl Source for OldMaster {
         let Some(channel) = &*conversation else {
             return;
         };
-        // A word, its end, or nonsense, which is as good as an end.
-        if !matches!(channel.try_recv(), Ok(Received::Empty)) {
-            forget(token, channel);
-            let _ = self.events.send(Event::HandedOver);
-        }
+        let how = match channel.try_recv() {
+            Ok(Received::Empty) => return,
+            Ok(Received::Message { message: ToNext::HandOver, .. }) => HandOver::Said,
+            // Its end, or nonsense, which is as good as an end.
+            Ok(Received::Message { .. } | Received::Eof) | Err(_) => HandOver::Gone,
+        };
+        forget(token, channel);
+        let _ = self.events.send(Event::HandedOver(how));
     }
 }

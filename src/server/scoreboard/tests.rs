@@ -39,6 +39,9 @@ fn a_reader_sees_what_the_worker_wrote() {
         trace: Vec::new(),
     };
     assert_eq!(board.read(1), Some(expected));
+    let tally = Tally { id: WorkerId(1 << 40), state: WorkerState::Busy, requests: 5, parked: 3 };
+    assert_eq!(board.tally(1), Some(tally));
+    assert_eq!((board.tally(0), board.tally(3)), (None, None));
     let in_hand = RequestInHand { id: WorkerId(1 << 40), started, deadlines };
     assert_eq!(board.request_in_hand(1), Some(in_hand));
     record.end_request();

@@ -97,6 +97,8 @@ pub(crate) enum Signal {
     DrainWorkers,
     /// USR2: a new master takes this one's place once it serves.
     Upgrade,
+    /// USR1: nothing, since the log goes to standard error; whoever sends it to a server by habit is not to kill it.
+    ReopenLogs,
 }
 
 /// Why a worker did not start.
