@@ -25,6 +25,41 @@ pub(crate) trait Source: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u64);
 
+/// A source and its descriptor under watch, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch<S: AsFd> {
+    source: Arc<S>,
+    token: Token,
+}
+
+impl<S: Source + AsFd + 'static> Watch<S> {
+    pub(crate) fn new(source: S, events: EpollFlags) -> io::Result<Watch<S>> {
+        let source = Arc::new(source);
+        let held: Arc<dyn Source> = source.clone();
+        let token = Hub::get()?.watch(&*source, events, Arc::downgrade(&held))?;
+        Ok(Watch { source, token })
+    }
+}
+
+impl<S: AsFd> Watch<S> {
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+}
+
+impl<S: AsFd> Drop for Watch<S> {
+    fn drop(&mut self) {
+        forget(self.token, &*self.source);
+    }
+}
+
+/// Stops watching, if there is a hub at all.
+pub(crate) fn forget(token: Token, fd: impl AsFd) {
+    if let Ok(hub) = Hub::get() {
+        hub.forget(token, fd);
+    }
+}
+
 /// The poller of this process.
 pub(crate) struct Hub {
     epoll: Epoll,

@@ -1,56 +1,50 @@
 //! While there is no worker, the master hears of the first client, and leaves it in the queue for the worker to come.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
 use super::event::Event;
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Source, Token, Watch};
 use crate::server::listener::Listener;
 
 /// A watch on all listeners; dropped, it rings no more.
 #[derive(Debug)]
 pub(super) struct Doorbell {
-    /// Descriptors of our own: a listener may be closed in the meantime.
-    watched: Vec<(Token, OwnedFd)>,
-    _bell: Arc<Bell>,
+    _bells: Vec<Watch<Bell>>,
 }
 
 #[derive(Debug)]
-struct Bell(Sender<Event>);
+struct Bell {
+    /// A descriptor of our own: the listener may be closed in the meantime.
+    listener: OwnedFd,
+    events: Sender<Event>,
+}
 
 impl Doorbell {
     /// Rings once for each listener on which a client waits or will.
     pub(super) fn hang(listeners: &[Listener], events: Sender<Event>) -> io::Result<Doorbell> {
-        let bell = Arc::new(Bell(events));
-        let source: Arc<dyn Source> = bell.clone();
-        let hub = Hub::get()?;
-        let mut doorbell = Doorbell { watched: Vec::new(), _bell: bell };
-        for listener in listeners {
-            let fd = listener.as_fd().try_clone_to_owned()?;
+        let hang_at = |listener: &Listener| {
+            let bell = Bell { listener: listener.as_fd().try_clone_to_owned()?, events: events.clone() };
             // Once: the client stays in the queue until a worker takes it, and would ring all the while.
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
-            let token = hub.watch(&fd, flags, Arc::downgrade(&source))?;
-            doorbell.watched.push((token, fd));
-        }
-        Ok(doorbell)
+            Watch::new(bell, EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT)
+        };
+        Ok(Doorbell { _bells: listeners.iter().map(hang_at).collect::<Result<_, _>>()? })
     }
 }
 
-impl Drop for Doorbell {
-    fn drop(&mut self) {
-        if let Ok(hub) = Hub::get() {
-            self.watched.iter().for_each(|(token, fd)| hub.forget(*token, fd));
-        }
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
 impl Source for Bell {
     fn ready(self: Arc<Self>, _: Token, _: EpollFlags) {
         // Nobody listens any more: the server has ended.
-        let _ = self.0.send(Event::ClientWaits);
+        let _ = self.events.send(Event::ClientWaits);
     }
 }

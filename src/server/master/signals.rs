@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::event::Event;
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Source, Token, Watch};
 use crate::server::supervisor::Signal;
 
 /// What each signal asks for.
@@ -47,12 +47,11 @@ fn is_in_the_foreground() -> bool {
 }
 
 /// The signals under watch; dropped, they are no longer events.
-pub(super) struct Signals {
-    source: Arc<SignalSource>,
-    token: Token,
-}
+pub(super) struct Signals(Watch<SignalSource>);
 
 struct SignalSource {
+    /// The pipe from which the delivery reads.
+    pipe: UnixStream,
     delivery: Mutex<SignalDelivery<UnixStream, SignalOnly>>,
     events: Sender<Event>,
 }
@@ -63,24 +62,24 @@ impl Signals {
     pub(super) fn watch(events: Sender<Event>) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         let numbers = MEANING.map(|(number, _)| number);
-        let descriptor = read.try_clone()?;
+        let pipe = read.try_clone()?;
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
-        let source = Arc::new(SignalSource { delivery: Mutex::new(delivery), events });
-        let held: Arc<dyn Source> = source.clone();
         let blocked = numbers.into_iter().map(signal::Signal::try_from);
         blocked.collect::<Result<SigSet, _>>()?.thread_unblock()?;
-        let token = Hub::get()?.watch(descriptor, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
-        Ok(Signals { source, token })
+        let source = SignalSource { pipe, delivery: Mutex::new(delivery), events };
+        Ok(Signals(Watch::new(source, EpollFlags::EPOLLIN)?))
     }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        let delivery = self.source.delivery.lock().unwrap_or_else(PoisonError::into_inner);
-        delivery.handle().close();
-        if let Ok(hub) = Hub::get() {
-            hub.forget(self.token, delivery.get_read().as_fd());
-        }
+        self.0.source().delivery.lock().unwrap_or_else(PoisonError::into_inner).handle().close();
+    }
+}
+
+impl AsFd for SignalSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 }
 

@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
 use super::event::{Event, HandOver, NewMasterEvent};
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Hub, Source, Token, Watch, forget};
 use crate::proc::{Channel, Exit, Received};
 use crate::server::inheritance::{FromNext, ToNext, WithNext, WithOld, pass_on};
 use crate::server::listener::Listener;
@@ -60,8 +60,9 @@ impl NewMaster {
     /// From now on what it says and its end come as [`Event::NewMaster`].
     pub(super) fn watch(pid: i32, pidfd: OwnedFd, channel: WithNext, events: &Sender<Event>) -> io::Result<NewMaster> {
         let shared = Arc::new(Shared { pid, pidfd, channel, events: events.clone() });
-        let watches = (Watch::new(Conversation(Arc::clone(&shared)))?, Watch::new(End(Arc::clone(&shared)))?);
-        Ok(NewMaster { pid, has_hung_up: false, words: None, shared, _watches: watches })
+        let conversation = Watch::new(Conversation(Arc::clone(&shared)), EpollFlags::EPOLLIN)?;
+        let end = Watch::new(End(Arc::clone(&shared)), EpollFlags::EPOLLIN)?;
+        Ok(NewMaster { pid, has_hung_up: false, words: None, shared, _watches: (conversation, end) })
     }
 
     /// Whether it is dead already: a pidfd is readable from then on (pidfd_open(2)).
@@ -138,34 +139,6 @@ impl Source for End {
         // Its own words come before its end.
         self.0.pass_on();
         self.0.tell(NewMasterEvent::Ended(exit));
-    }
-}
-
-/// A source under watch, until it is dropped.
-#[derive(Debug)]
-struct Watch<S: AsFd> {
-    source: Arc<S>,
-    token: Token,
-}
-
-impl<S: Source + AsFd + 'static> Watch<S> {
-    fn new(source: S) -> io::Result<Watch<S>> {
-        let source = Arc::new(source);
-        let held: Arc<dyn Source> = source.clone();
-        let token = Hub::get()?.watch(&*source, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
-        Ok(Watch { source, token })
-    }
-}
-
-impl<S: AsFd> Drop for Watch<S> {
-    fn drop(&mut self) {
-        forget(self.token, &*self.source);
-    }
-}
-
-fn forget(token: Token, fd: impl AsFd) {
-    if let Ok(hub) = Hub::get() {
-        hub.forget(token, fd);
     }
 }
 

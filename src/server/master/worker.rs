@@ -1,13 +1,13 @@
 //! A worker as the master holds it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
 use super::event::Event;
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Source, Token, Watch, forget};
 use crate::proc::{Channel, Received, Running};
 use crate::server::message::{FromWorker, ToWorker};
 use crate::server::{Generation, Slot, WorkerId};
@@ -24,7 +24,7 @@ pub(super) struct Worker {
     running: Running,
     /// Known once it is born.
     pub(super) pid: Option<i32>,
-    conversation: Option<Conversation>,
+    conversation: Option<Watch<Conversation>>,
     /// Wishes that came before the worker was born.
     drain_wished: bool,
     kill_wished: bool,
@@ -52,17 +52,21 @@ impl Worker {
             return self.kill();
         }
         let socket = self.running.socket().map_err(|error| error.to_string())?;
-        let conversation = Conversation::watch(id, socket, events.clone()).map_err(|error| error.to_string())?;
-        self.conversation = Some(conversation);
+        let conversation = Conversation { id, channel: Channel::new(socket), events: events.clone() };
+        let watched = Watch::new(conversation, EpollFlags::EPOLLIN).map_err(|error| error.to_string())?;
+        self.conversation = Some(watched);
         if self.drain_wished { self.drain() } else { Ok(()) }
     }
 
     pub(super) fn drain(&mut self) -> Result<(), String> {
         match &self.conversation {
             // A full queue is that of a worker that reads nothing any more: its deadline comes.
-            Some(conversation) => {
-                conversation.source.channel.try_send(&ToWorker::Drain, &[]).map(drop).map_err(|error| error.to_string())
-            }
+            Some(conversation) => conversation
+                .source()
+                .channel
+                .try_send(&ToWorker::Drain, &[])
+                .map(drop)
+                .map_err(|error| error.to_string()),
             None => {
                 self.drain_wished = true;
                 Ok(())
@@ -73,7 +77,7 @@ impl Worker {
     /// Hands over an order; false if the worker cannot be talked to now.
     pub(super) fn order(&self, order: &ToWorker, fds: &[OwnedFd]) -> bool {
         let conversation = self.conversation.as_ref();
-        conversation.is_some_and(|held| held.source.channel.try_send(order, fds).is_ok_and(|sent| sent))
+        conversation.is_some_and(|held| held.source().channel.try_send(order, fds).is_ok_and(|sent| sent))
     }
 
     pub(super) fn kill(&mut self) -> Result<(), String> {
@@ -88,7 +92,7 @@ impl Worker {
     pub(super) fn last_messages(&self) -> Vec<FromWorker> {
         let mut messages = Vec::new();
         if let Some(conversation) = &self.conversation {
-            while let Ok(Received::Message { message, .. }) = conversation.source.channel.try_recv() {
+            while let Ok(Received::Message { message, .. }) = conversation.source().channel.try_recv() {
                 messages.push(message);
             }
         }
@@ -96,36 +100,20 @@ impl Worker {
     }
 }
 
-/// The master's end of a worker's socket, under watch.
+/// The master's end of a worker's socket.
 struct Conversation {
-    source: Arc<ConversationSource>,
-    token: Token,
-}
-
-struct ConversationSource {
     id: WorkerId,
     channel: Channel<ToWorker, FromWorker>,
     events: Sender<Event>,
 }
 
-impl Conversation {
-    fn watch(id: WorkerId, socket: OwnedFd, events: Sender<Event>) -> std::io::Result<Conversation> {
-        let source = Arc::new(ConversationSource { id, channel: Channel::new(socket), events });
-        let held: Arc<dyn Source> = source.clone();
-        let token = Hub::get()?.watch(&source.channel, EpollFlags::EPOLLIN, Arc::downgrade(&held))?;
-        Ok(Conversation { source, token })
+impl AsFd for Conversation {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }
 
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        if let Ok(hub) = Hub::get() {
-            hub.forget(self.token, &self.source.channel);
-        }
-    }
-}
-
-impl Source for ConversationSource {
+impl Source for Conversation {
     fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
         loop {
             match self.channel.try_recv() {
@@ -136,9 +124,7 @@ impl Source for ConversationSource {
                 Ok(Received::Empty) => return,
                 // Its end, or nonsense: there is nothing more to hear. Its process is watched elsewhere.
                 Ok(Received::Eof) | Err(_) => {
-                    if let Ok(hub) = Hub::get() {
-                        hub.forget(token, self.channel.as_fd());
-                    }
+                    forget(token, &*self);
                     let _ = self.events.send(Event::WorkerHungUp { id: self.id });
                     return;
                 }
