@@ -13,7 +13,7 @@ use super::{Action, Notice, Signal, Supervisor};
 /// So many looks in a row must have found nobody.
 const EMPTY_LOOKS: u32 = 2;
 
-/// The longest time between two looks. Each reads what the whole machine has open, which may be much.
+/// The longest time between two looks. Where there is no netlink, each reads all connections of the machine.
 const LONGEST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The time between two looks is this part of what has passed since the gate was shut, but for its bounds.
