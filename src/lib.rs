@@ -4,12 +4,14 @@
 //!   the command `hatchery serve` (feature `cli`, on by default). A program with a command line of its own fills a
 //!   [`server::Config`] and calls [`server::run`].
 //! - Processes alone: [`proc::Template`] and [`proc::Process`], after [`init`].
+//! - A process that is called like a function: [`rpc`].
 //!
-//! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`server`], `cli`.
+//! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`rpc`], [`server`], `cli`.
 
 mod sys;
 
 pub mod proc;
+pub mod rpc;
 pub mod server;
 
 #[cfg(feature = "cli")]

@@ -149,17 +149,10 @@ fn wait(socket: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
 
 /// Receives one message into a buffer that is kept from call to call.
 pub(crate) fn receive<In: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Received<In>> {
-    let mut received = seqpacket::receive(socket, buffer);
-    if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
-        // The other end was closed with messages of ours unread. The kernel says so once, before all that the
-        // other end had sent; those messages and then the end are still to come.
-        received = seqpacket::receive(socket, buffer);
-    }
-    let datagram = match received {
+    let datagram = match seqpacket::receive(socket, buffer) {
         Ok(Some(datagram)) => datagram,
         Ok(None) => return Ok(Received::Eof),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Empty),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::Eof),
         Err(error) => return Err(error),
     };
     let seqpacket::Datagram { mut fds, lost_descriptors } = datagram;

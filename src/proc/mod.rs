@@ -53,4 +53,5 @@ pub use running::Running;
 pub use template::Template;
 
 pub(crate) use failure::words_of;
+pub(crate) use registry::text_at;
 pub(crate) use template::{initialise, take_inheritance, titled};

@@ -87,7 +87,7 @@ impl RunCx {
     }
 }
 
-fn text_at(args: &[Vec<u8>], index: usize) -> Result<&str, BoxError> {
+pub(crate) fn text_at(args: &[Vec<u8>], index: usize) -> Result<&str, BoxError> {
     let arg = args.get(index).ok_or_else(|| format!("argument {index} is missing; {} were given", args.len()))?;
     Ok(std::str::from_utf8(arg).map_err(|error| format!("argument {index} is not UTF-8: {error}"))?)
 }

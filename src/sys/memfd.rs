@@ -31,7 +31,9 @@ pub(crate) fn read(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
         let why = format!("a message of {length} bytes is over the limit of {limit}");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    let mut bytes = Vec::new();
+    // A file may be long without holding anything, so the memory may well not be there.
+    bytes.try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX)).map_err(|_| io::ErrorKind::OutOfMemory)?;
     // The writer's file position is shared with us and stands at the end.
     let mut at = Positioned { file: &file, offset: 0 };
     at.read_to_end(&mut bytes)?;

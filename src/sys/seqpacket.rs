@@ -1,13 +1,13 @@
 //! Message sockets that carry descriptors: `AF_UNIX`, `SOCK_SEQPACKET`, `SCM_RIGHTS` (unix(7)).
 //!
-//! A message arrives whole or not at all, so descriptors never part from their message. Nothing here
-//! waits: a call that would have to says so with [`io::ErrorKind::WouldBlock`].
+//! A message arrives whole or not at all, so descriptors never part from their message. Nothing here waits, unless
+//! its name says so: a call that would have to says [`io::ErrorKind::WouldBlock`].
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`, unix(7)).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
@@ -72,6 +72,48 @@ pub(crate) struct Datagram {
 
 /// Receives one message into `buffer`, whose content is replaced; `None` at the end of the conversation.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
+    receive_whatever_was_unread(socket, buffer, libc::MSG_DONTWAIT)
+}
+
+/// As [`receive`], but waits for a message or the end, whatever signals come meanwhile.
+pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
+    loop {
+        match receive_whatever_was_unread(socket, buffer, 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
+}
+
+/// Ends the conversation for both ends, however many hold them; what has arrived can still be received.
+pub(crate) fn shut(socket: BorrowedFd<'_>) {
+    // It fails only where there is nothing left to end.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+/// Tells the other end that nothing more will be sent; what it sends is still received.
+pub(crate) fn shut_write(socket: BorrowedFd<'_>) {
+    // As above.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+}
+
+/// If the other end was closed with messages of ours unread, the kernel says so once, before all that the other end had
+/// sent; those messages and then the end are still to come.
+fn receive_whatever_was_unread(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    flags: libc::c_int,
+) -> io::Result<Option<Datagram>> {
+    let reset = |received: &io::Result<_>| matches!(received, Err(e) if e.kind() == io::ErrorKind::ConnectionReset);
+    let received = receive_with(socket, buffer, flags);
+    if !reset(&received) {
+        return received;
+    }
+    let received = receive_with(socket, buffer, flags);
+    if reset(&received) { Ok(None) } else { received }
+}
+
+fn receive_with(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, flags: libc::c_int) -> io::Result<Option<Datagram>> {
     buffer.clear();
     buffer.reserve(MAX_BYTES);
     let room = buffer.spare_capacity_mut();
@@ -83,7 +125,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Resul
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the header points to room of the lengths it names, all alive and ours to write.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let Ok(length) = usize::try_from(received) else {

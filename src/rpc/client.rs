@@ -1,0 +1,226 @@
+//! What a master calls.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::codec::Codec;
+use super::contract::{Contract, Wording};
+use super::error::{Error, Lost};
+use super::link::waiting::{park, thread_waker};
+use super::link::{Completion, Haste, Link, Outcome, Refused, call_back, in_callback};
+use super::options::Options;
+use super::pending::{CallFuture, Slot};
+use crate::proc::{self, Exit, Process};
+
+/// A process that is called like a function.
+///
+/// Threads may share it. The process carries out the calls in the order in which they were made; its replies and events
+/// are delivered in the order in which it made them, one at a time: on this crate's own thread, or on that of a caller who
+/// waits for a reply at that time. So a callback must not wait, least of all for a lock that somebody holds while he
+/// calls; [`call`](Client::call) and [`finish`](Client::finish) refuse to in one.
+///
+/// Dropping it lets the process carry out what was submitted, and then leave; callbacks are still called.
+pub struct Client<Call, Reply, Event> {
+    link: Arc<Link>,
+    call: Wording<Call>,
+    reply: Wording<Reply>,
+    event: Wording<Event>,
+    types: PhantomData<fn(Call, Event) -> Reply>,
+}
+
+impl Process {
+    /// Gives the process to an RPC entry point ([`Registry::rpc`](crate::proc::Registry::rpc)), and calls it from now on.
+    ///
+    /// It does not wait for the process. That the entry point does not exist, that its `init` fails or that it speaks of
+    /// other types is told by the first call.
+    ///
+    /// # Errors
+    /// The process was not born or has ended; no descriptor is left.
+    pub fn rpc<Call, Reply, Event>(
+        self,
+        entry: &str,
+        options: Options<impl Codec<Call> + Codec<Reply> + Codec<Event>>,
+    ) -> Result<Client<Call, Reply, Event>, proc::Error> {
+        Client::open(self, entry, options)
+    }
+}
+
+impl<Call, Reply, Event> Client<Call, Reply, Event> {
+    fn open<C>(process: Process, entry: &str, options: Options<C>) -> Result<Self, proc::Error>
+    where
+        C: Codec<Call> + Codec<Reply> + Codec<Event>,
+    {
+        let link = Link::open(process.run(entry)?, Contract::of::<Call, Reply, Event, C>(), options.limits)?;
+        Ok(Client {
+            link,
+            call: Wording::of::<C>(),
+            reply: Wording::of::<C>(),
+            event: Wording::of::<C>(),
+            types: PhantomData,
+        })
+    }
+
+    /// Calls, and waits for the reply. Waits for room too, if as many calls are outstanding as the options allow.
+    ///
+    /// # Errors
+    /// Each variant of [`Error`] but `Full` and `TimedOut`.
+    pub fn call(&self, call: &Call) -> Result<Reply, Error>
+    where
+        Reply: Send + 'static,
+    {
+        self.call_until(call, None)
+    }
+
+    /// As [`call`](Client::call), for at most that long. Then the process is told that nobody waits any more, and a late
+    /// reply goes nowhere.
+    ///
+    /// # Errors
+    /// As `call`, and [`Error::TimedOut`].
+    pub fn call_timeout(&self, call: &Call, patience: Duration) -> Result<Reply, Error>
+    where
+        Reply: Send + 'static,
+    {
+        // What is too far away for the clock is no deadline.
+        self.call_until(call, Instant::now().checked_add(patience))
+    }
+
+    fn call_until(&self, call: &Call, deadline: Option<Instant>) -> Result<Reply, Error>
+    where
+        Reply: Send + 'static,
+    {
+        if in_callback() {
+            return Err(Error::InCallback);
+        }
+        let mut message = self.call.encode(call, self.link.message_limit())?;
+        let slot = Slot::new(thread_waker());
+        let mut completion = slot.completion(self.reply);
+        let id = loop {
+            match self.link.begin(completion, message, Haste::AtOnce) {
+                Ok(id) => break id,
+                Err(Refused::Full(same_completion, same_message)) => {
+                    (completion, message) = (same_completion, same_message);
+                    if self.link.wait_for_room(thread_waker()) && !park(deadline) {
+                        return Err(Error::TimedOut { may_have_run: false });
+                    }
+                }
+                Err(Refused::Never(error)) => return Err(*error),
+            }
+        };
+        self.link.wait_until(deadline, || slot.take()).unwrap_or_else(|| match self.link.cancel(id) {
+            Some(ended) => Err(Error::TimedOut { may_have_run: ended.may_have_run }),
+            // Its reply has come at the last moment.
+            None => slot.take().unwrap_or(Err(Error::TimedOut { may_have_run: true })),
+        })
+    }
+
+    /// Calls, without waiting; `callback` is called once, with the reply or an error. Calls that come faster than
+    /// replies travel together.
+    ///
+    /// # Errors
+    /// The call was not made and the callback will not be called: [`Error::Full`], [`Error::TooLong`],
+    /// [`Error::Encode`], [`Error::System`], or [`Error::Lost`], if the conversation has ended before.
+    pub fn submit(&self, call: &Call, callback: impl FnOnce(Result<Reply, Error>) + Send + 'static) -> Result<(), Error>
+    where
+        Reply: 'static,
+    {
+        let message = self.call.encode(call, self.link.message_limit())?;
+        let reply = self.reply;
+        let completion: Completion = Box::new(move |outcome| {
+            let (outcome, codec) = read(reply, outcome);
+            call_back(|| callback(outcome));
+            codec
+        });
+        match self.link.begin(completion, message, Haste::Gather) {
+            Ok(_) => Ok(()),
+            Err(Refused::Full(..)) => Err(Error::Full),
+            Err(Refused::Never(error)) => Err(*error),
+        }
+    }
+
+    /// Calls; the future gives the reply, in any runtime. The call is made at once, or as soon as there is room, if as
+    /// many are outstanding as the options allow. Dropping the future cancels the call, and the process is told so.
+    pub fn call_async(&self, call: &Call) -> CallFuture<Reply>
+    where
+        Reply: Send + 'static,
+    {
+        CallFuture::new(&self.link, self.call.encode(call, self.link.message_limit()), self.reply)
+    }
+
+    /// Calls `handler` with each event. Set it before the first call: what comes while there is none is dropped, and
+    /// nothing is received before the first call or handler.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the process's socket cannot be watched.
+    pub fn on_event(&self, mut handler: impl FnMut(Event) + Send + 'static) -> Result<(), Error>
+    where
+        Event: 'static,
+    {
+        let event = self.event;
+        self.link.set_on_event(Box::new(move |bytes, fds| {
+            let event = event.decode(bytes, fds)?;
+            call_back(|| handler(event));
+            Ok(())
+        }))
+    }
+
+    /// Calls `handler` once, if the conversation ends in any other way than by [`finish`](Client::finish) or a drop after
+    /// which the process left with code 0. Every call that was outstanding has had its error by then. If it has ended,
+    /// the handler is called at once.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the process's socket cannot be watched.
+    pub fn on_error(&self, handler: impl FnOnce(Lost) + Send + 'static) -> Result<(), Error> {
+        self.link.set_on_error(Box::new(handler))
+    }
+
+    /// How many calls are outstanding: begun, and neither answered nor cancelled.
+    pub fn outstanding(&self) -> usize {
+        self.link.outstanding()
+    }
+
+    /// Waits for all outstanding calls, and then for the process, which leaves. Its end comes back.
+    ///
+    /// # Errors
+    /// The conversation ended otherwise than by the process's end; or [`Error::InCallback`], and then the client is dropped.
+    pub fn finish(self) -> Result<Exit, Error> {
+        if in_callback() {
+            return Err(Error::InCallback);
+        }
+        self.link.close();
+        let lost = self.link.wait_until(None, || self.link.state().ended().cloned());
+        match lost {
+            Some(Lost::Died(exit)) => Ok(*exit),
+            Some(why) => Err(Error::Lost { may_have_run: true, why }),
+            // It waits without a deadline.
+            None => Err(Error::TimedOut { may_have_run: true }),
+        }
+    }
+}
+
+/// The outcome of a call in its own type; and how the conversation ends, if it cannot be decoded.
+pub(super) fn read<Reply>(wording: Wording<Reply>, outcome: Outcome<'_>) -> (Result<Reply, Error>, Result<(), Lost>) {
+    match outcome {
+        Outcome::Reply { bytes, fds } => match wording.decode(bytes, fds) {
+            Ok(reply) => (Ok(reply), Ok(())),
+            Err(words) => {
+                let why = Lost::Codec { words };
+                (Err(Error::Lost { may_have_run: true, why: why.clone() }), Err(why))
+            }
+        },
+        Outcome::Failed(error) => (Err(error), Ok(())),
+    }
+}
+
+impl<Call, Reply, Event> Drop for Client<Call, Reply, Event> {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+impl<Call, Reply, Event> fmt::Debug for Client<Call, Reply, Event> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("outstanding", &self.outstanding()).finish_non_exhaustive()
+    }
+}

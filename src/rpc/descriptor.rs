@@ -1,0 +1,120 @@
+//! Descriptors inside messages.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A descriptor that travels inside a call, a reply or an event: an open file, a socket, a pipe.
+///
+/// It may stand anywhere in a message, as often as the kernel lets one message carry descriptors (252 times). The
+/// receiver gets one of its own for the same open file, close-on-exec; the sender keeps its own. It takes a codec
+/// of serde's: [`Postcard`](super::Postcard), [`Json`](super::Json).
+///
+/// ```
+/// use hatchery::rpc::Descriptor;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Parse {
+///     document: Descriptor,
+///     password: Option<String>,
+/// }
+///
+/// let document = Descriptor::from(std::fs::File::open("/dev/null")?);
+/// let call = Parse { document, password: None };
+/// # let _ = call;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Descriptor(OwnedFd);
+
+impl Descriptor {
+    /// The descriptor itself, for `File::from` and its like.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+impl<T: Into<OwnedFd>> From<T> for Descriptor {
+    fn from(fd: T) -> Descriptor {
+        Descriptor(fd.into())
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+thread_local! {
+    /// Those of the message that is being written on this thread.
+    static LEAVING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    /// Those of the message that is being read on this thread, until they are taken.
+    static ARRIVED: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
+}
+
+const ELSEWHERE: &str = "a descriptor travels only inside a message of the RPC";
+
+impl Serialize for Descriptor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = LEAVING.with_borrow_mut(|leaving| {
+            let leaving = leaving.as_mut().ok_or_else(|| S::Error::custom(ELSEWHERE))?;
+            // The message may wait to be sent, and the sender's own may be closed by then.
+            leaving.push(self.0.try_clone().map_err(S::Error::custom)?);
+            u32::try_from(leaving.len() - 1).map_err(S::Error::custom)
+        })?;
+        place.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Descriptor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let place = u32::deserialize(deserializer)? as usize;
+        ARRIVED.with_borrow_mut(|arrived| {
+            let arrived = arrived.as_mut().ok_or_else(|| D::Error::custom(ELSEWHERE))?;
+            let fd = arrived.get_mut(place).and_then(Option::take);
+            fd.map(Descriptor).ok_or_else(|| D::Error::custom(format!("descriptor {place} did not come with it")))
+        })
+    }
+}
+
+/// Runs `write`, and gives what it has written with the descriptors in it.
+pub(super) fn gather<T>(write: impl FnOnce() -> T) -> (T, Vec<OwnedFd>) {
+    let outer = LEAVING.replace(Some(Vec::new()));
+    let written = write();
+    (written, LEAVING.replace(outer).unwrap_or_default())
+}
+
+/// Runs `read` with descriptors to take; says how many it has left.
+pub(super) fn supply<T>(fds: Vec<OwnedFd>, read: impl FnOnce() -> T) -> (T, usize) {
+    let outer = ARRIVED.replace(Some(fds.into_iter().map(Some).collect()));
+    let read = read();
+    let left = ARRIVED.replace(outer).unwrap_or_default();
+    (read, left.iter().flatten().count())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_taken_each_once_and_only_inside_a_message() {
+        let file = || Descriptor::from(File::open("/dev/null").expect("a file"));
+        assert!(postcard::to_allocvec(&file()).is_err());
+        let (bytes, fds) = gather(|| postcard::to_allocvec(&[file(), file()]).expect("written"));
+        assert_eq!(fds.len(), 2);
+        let (read, left) = supply(fds, || postcard::from_bytes::<[Descriptor; 2]>(&bytes));
+        assert!(read.is_ok());
+        assert_eq!(left, 0);
+        let (read, left) = supply(vec![file().into_fd()], || postcard::from_bytes::<[Descriptor; 2]>(&[0, 0]));
+        assert!(read.is_err());
+        assert_eq!(left, 0);
+        assert!(postcard::from_bytes::<Descriptor>(&[0]).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! A process that is called like a function: a library that crashes, a parser that leaks, an engine that knows one thread
+//! only, each in a process of its own.
+//!
+//! # Ten lines
+//! An [`Entry`] is two functions: one makes a state, once in the process; the other carries out a call with it. A waiting
+//! [`Process`](crate::proc::Process) is given to it, and a [`Client`] comes back:
+//!
+//! ```no_run
+//! use hatchery::proc::{Process, Registry};
+//! use hatchery::rpc::{Client, Cx, Entry, Options};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let count = |words: &mut u64, text: String, _: &Cx<()>| {
+//!         *words += text.split_whitespace().count() as u64;
+//!         Ok(*words)
+//!     };
+//!     hatchery::init(&Registry::new().rpc("count", Entry::new(|_| Ok(0), count)));
+//!
+//!     let counter: Client<String, u64, ()> = Process::new()?.rpc("count", Options::new())?;
+//!     println!("{} words so far", counter.call(&"to be or not to be".to_owned())?);
+//!     println!("it has left: {}", counter.finish()?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Calling
+//! - [`Client::call`] waits for the reply, [`Client::call_timeout`] no longer than it is told.
+//! - [`Client::submit`] does not wait; a callback is called. Calls that come faster than replies travel together.
+//! - [`Client::call_async`] gives a [`CallFuture`], for any runtime.
+//!
+//! A handler's [`events`](Cx::events) go to [`Client::on_event`]: a progress bar's steps, lines of a log. Events and replies
+//! arrive in the order in which they were made.
+//!
+//! # Answering later
+//! With [`Entry::deferred`] the handler gets a [`Responder`] instead of returning the reply, and may answer from any thread
+//! or task, in any order, many calls at a time.
+//!
+//! # What may go wrong
+//! Every call ends exactly once: with its reply or with an [`Error`], and [`Error::may_have_run`] says whether it is safe to
+//! make it again. An error that a handler returns is that call's alone. A crash, a panic, a `kill -9`, a process that says
+//! nonsense or speaks of other types end the conversation: then [`Client::on_error`] hears once how ([`Lost`]), and so does
+//! every call that was outstanding. Nothing that a process sends makes its master panic, hang, or take memory beyond
+//! [`Options::max_message`].
+//!
+//! A call whose deadline passes, or whose future is dropped, is cancelled: its handler can ask [`Cx::cancelled`] or
+//! [`Responder::cancelled`], it is not begun if it has not been yet, and a late reply goes nowhere. A handler that does not ask
+//! is not interrupted; to end it, end its process.
+//!
+//! # Codecs and descriptors
+//! Messages are written by a [`Codec`]: [`Postcard`], `Json` (feature `json`), [`Octets`], or
+//! your own. Master and process compare the names of codec and types before the first call ([`Contract`]). Open files,
+//! sockets and pipes travel as [`Descriptor`]s anywhere inside a message.
+//!
+//! # How much at once
+//! [`Options`] bound the outstanding calls, the bytes that wait to be sent and the longest message. Beyond them `submit`
+//! refuses ([`Error::Full`]), and `call` and `call_async` wait. A process that is busy simply does not read; a master that
+//! does not listen makes its process wait in [`Events::send`] or with its reply.
+//!
+//! Replies to many quick calls that came together are sent together: those of at most 50 µs of work, after a row of 16 handlers
+//! that took less than 20 µs each. If the process dies in that moment, these calls have run and their callers hear that
+//! they may have.
+
+mod client;
+mod codec;
+mod contract;
+mod conversation;
+mod descriptor;
+mod error;
+mod link;
+mod options;
+mod pending;
+mod serve;
+mod wire;
+
+pub use client::Client;
+#[cfg(feature = "json")]
+pub use codec::Json;
+pub use codec::{Codec, Octets, Postcard};
+pub use contract::Contract;
+pub use descriptor::Descriptor;
+pub use error::{Error, Lost};
+pub use options::Options;
+pub use pending::CallFuture;
+pub use serve::{Cx, Entry, Events, InitCx, Responder};

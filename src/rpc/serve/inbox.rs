@@ -1,0 +1,177 @@
+//! What a process hears: calls in their order, and cancels ahead of it.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::output::Output;
+use crate::proc::BoxError;
+use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal, encode_own, shortened};
+use crate::rpc::wire::{self, Broken, CallId, Frame, Kind};
+use crate::sys::seqpacket;
+
+/// Bytes that are read ahead of the calls in hand, so that cancels behind them are heard.
+const AHEAD: usize = 1 << 20;
+
+pub(super) struct Inbox {
+    output: Arc<Output>,
+    current: Datagram,
+    ahead: VecDeque<Datagram>,
+    ahead_bytes: usize,
+    cancelled: HashSet<CallId>,
+    eof: bool,
+}
+
+#[derive(Default)]
+struct Datagram {
+    bytes: Vec<u8>,
+    frames: VecDeque<Frame>,
+}
+
+/// Hears the master's first word, and says ours. None, if there is no master any more.
+///
+/// # Errors
+/// Master and process do not agree; the master has been told.
+pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, BoxError> {
+    let mut first = Datagram::default();
+    // What the first word may be is known without a limit of the master's.
+    if !first.receive(socket.as_fd(), u32::MAX.into(), seqpacket::receive_waiting)? {
+        return Ok(None);
+    }
+    let hello = first.frames.pop_front().filter(|frame| frame.kind == Kind::Hello);
+    let hello = hello.as_ref().and_then(|frame| frame.message.bytes(&first.bytes)).ok_or("the master did not begin")?;
+    let Hello { protocol, contract: theirs, limit } = postcard::from_bytes(hello)?;
+    let output = Output::new(socket, limit);
+    if protocol != PROTOCOL || theirs != *ours {
+        let refusal = Refusal::Disagreement { theirs: Box::new(ours.clone()) };
+        output.say(Kind::Refused, CallId::default(), encode_own(&refusal));
+        return Err(format!("master and process do not agree: here {ours}; there {theirs}").into());
+    }
+    let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit };
+    output.say(Kind::Hello, CallId::default(), encode_own(&hello));
+    let inbox =
+        Inbox { output, current: first, ahead: VecDeque::new(), ahead_bytes: 0, cancelled: HashSet::new(), eof: false };
+    Ok(Some(inbox))
+}
+
+impl Inbox {
+    pub(super) fn output(&self) -> &Arc<Output> {
+        &self.output
+    }
+
+    /// Whether a frame is there already.
+    pub(super) fn has_more(&self) -> bool {
+        !self.current.frames.is_empty() || !self.ahead.is_empty()
+    }
+
+    /// The next call that was not cancelled; waits for it. None at the end. Cancels of calls before it are told.
+    pub(super) fn next_call(&mut self, mut cancel: impl FnMut(CallId)) -> Result<Option<Frame>, BoxError> {
+        loop {
+            let Some(frame) = self.current.frames.pop_front() else {
+                match self.ahead.pop_front() {
+                    Some(datagram) => {
+                        self.ahead_bytes -= datagram.bytes.len();
+                        self.current = datagram;
+                    }
+                    None if self.eof => return Ok(None),
+                    None => {
+                        let limit = self.output.limit();
+                        if !self.current.receive(self.output.socket(), limit, seqpacket::receive_waiting)? {
+                            return Ok(None);
+                        }
+                    }
+                }
+                continue;
+            };
+            match frame.kind {
+                Kind::Call if self.cancelled.contains(&frame.id) => {}
+                Kind::Call => return Ok(Some(frame)),
+                Kind::Cancel => {
+                    self.cancelled.remove(&frame.id);
+                    cancel(frame.id);
+                }
+                other => return Err(format!("the master said {other:?}, which is nothing for a process").into()),
+            }
+        }
+    }
+
+    /// Hears what has arrived: cancels at once, all else in its turn.
+    pub(super) fn look_ahead(&mut self) -> Result<(), BoxError> {
+        while self.listens() {
+            let mut datagram = Datagram::default();
+            match datagram.receive(self.output.socket(), self.output.limit(), seqpacket::receive) {
+                Ok(true) => {}
+                Ok(false) => self.eof = true,
+                Err(Stopped::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+            let cancels = datagram.frames.iter().filter(|frame| frame.kind == Kind::Cancel);
+            self.cancelled.extend(cancels.map(|frame| frame.id));
+            // The buffer is as long as the longest datagram.
+            datagram.bytes.shrink_to_fit();
+            self.ahead_bytes += datagram.bytes.len();
+            self.ahead.push_back(datagram);
+        }
+        Ok(())
+    }
+
+    /// Whether more is read ahead.
+    pub(super) fn listens(&self) -> bool {
+        self.ahead_bytes < AHEAD && !self.eof
+    }
+
+    /// The message of the call that was taken last, if it was not lost.
+    pub(super) fn message<'a>(&'a self, frame: &'a Frame) -> Option<&'a [u8]> {
+        frame.message.bytes(&self.current.bytes)
+    }
+
+    pub(super) fn cancels(&self) -> &HashSet<CallId> {
+        &self.cancelled
+    }
+
+    /// Whether there is nobody who could hear a reply.
+    pub(super) fn is_left(&self) -> bool {
+        let mut socket = [PollFd::new(self.output.socket(), PollFlags::empty())];
+        matches!(poll(&mut socket, PollTimeout::ZERO), Ok(1))
+    }
+
+    /// The two do not understand each other.
+    pub(super) fn refuse(&self, words: String) -> BoxError {
+        let words = shortened(words);
+        let refusal = Refusal::Codec { words: words.clone() };
+        super::output::hold(false);
+        self.output.say(Kind::Refused, CallId::default(), encode_own(&refusal));
+        format!("a call could not be decoded: {words}").into()
+    }
+
+    /// Says that a call's descriptors did not come.
+    pub(super) fn lost(&self, id: CallId) {
+        self.output.fail(id, Failed::DescriptorsLost);
+    }
+}
+
+/// Why nothing was received.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error("cannot receive a call")]
+    Os(#[source] io::Error),
+    #[error("the master broke the protocol: {0}")]
+    Broken(String),
+}
+
+impl Datagram {
+    /// Receives one; false at the end.
+    fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        limit: u64,
+        receive: fn(BorrowedFd<'_>, &mut Vec<u8>) -> io::Result<Option<seqpacket::Datagram>>,
+    ) -> Result<bool, Stopped> {
+        let Some(datagram) = receive(socket, &mut self.bytes).map_err(Stopped::Os)? else { return Ok(false) };
+        let split = wire::split(&self.bytes, datagram, limit, &mut self.frames);
+        split.map(|()| true).map_err(|Broken(words)| Stopped::Broken(words))
+    }
+}

@@ -1,0 +1,242 @@
+//! What goes wrong with a call, and what ends a conversation.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use hatchery::proc::{Failure, How, Template};
+use hatchery::rpc::{Client, Error, Json, Lost, Options, Postcard};
+use libtest_mimic::Trial;
+
+use crate::entries::{Act, OneWay, Said, client, scripted, tell_test};
+use crate::support::{Outcome, test};
+
+const SOON: Duration = Duration::from_secs(30);
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("an_error_of_the_handler_is_that_calls_alone", handler_error),
+        test("a_responder_that_is_dropped_tells_its_caller", unanswered),
+        test("a_reply_that_cannot_be_sent_tells_its_caller", reply_error),
+        test("a_panic_of_the_handler_ends_the_process_with_its_words", panic),
+        test("a_panic_loses_no_earlier_reply", panic_after_replies),
+        test("an_error_of_init_is_told_by_the_first_call", init_error),
+        test("an_unknown_entry_point_is_told_by_the_first_call", unknown_entry),
+        test("another_codec_is_refused_and_both_are_named", other_codec),
+        test("other_types_are_refused_and_both_are_named", other_types),
+        test("a_call_that_the_process_cannot_decode_ends_all", undecodable_call),
+        test("a_reply_that_cannot_be_decoded_ends_all", undecodable_reply),
+        test("a_call_to_an_ended_process_has_not_run", ended),
+        test("waiting_in_a_callback_is_refused", in_callback),
+        test("a_panicking_callback_harms_nobody", panicking_callback),
+        test("a_process_that_cannot_be_born_is_told", never_born),
+    ]
+}
+
+fn handler_error() -> Outcome {
+    for entry in ["script", "script_deferred"] {
+        let client = scripted(entry)?;
+        match client.call(&Act::Fail("it would not".to_owned())) {
+            Err(error @ Error::Handler { .. }) => {
+                assert_eq!(error.to_string(), "it would not");
+                assert!(error.may_have_run());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(client.call(&Act::Count)?, Said::Number(1));
+        assert!(client.finish()?.success());
+    }
+    Ok(())
+}
+
+fn unanswered() -> Outcome {
+    let client = scripted("script_deferred")?;
+    assert!(matches!(client.call(&Act::Forget), Err(Error::Unanswered)));
+    assert_eq!(client.call(&Act::Say(7))?, Said::Number(7));
+    Ok(())
+}
+
+fn reply_error() -> Outcome {
+    for entry in ["script", "script_deferred"] {
+        let client: Client<Act, Said, u32> = client(entry, Options::<Postcard>::new().max_message(1000))?;
+        for act in [Act::Unwritable, Act::Long(1001)] {
+            match client.call(&act) {
+                Err(error @ Error::Reply { .. }) => assert!(error.may_have_run()),
+                other => panic!("{other:?}"),
+            }
+        }
+        match client.call(&Act::Fail("x".repeat(1001))) {
+            Err(Error::TooLong { length, limit: 1000 }) => assert!(length > 1001),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(client.call(&Act::Count)?, Said::Number(2));
+    }
+    Ok(())
+}
+
+fn panic() -> Outcome {
+    for entry in ["script", "script_deferred"] {
+        let client = scripted(entry)?;
+        match client.call(&Act::Panic("as this test wants it".to_owned())) {
+            Err(Error::Lost { may_have_run: true, why: Lost::Died(exit) }) => {
+                assert_eq!(exit.how, How::Code(101));
+                assert!(exit.to_string().contains("as this test wants it"), "{exit}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(())
+}
+
+fn panic_after_replies() -> Outcome {
+    for entry in ["script", "script_deferred"] {
+        let client = scripted(entry)?;
+        let (tell, told) = mpsc::channel();
+        for n in 0..2000 {
+            let tell = tell.clone();
+            let act = if n == 1500 { Act::Panic("as this test wants it".to_owned()) } else { Act::Say(n) };
+            let submitted = client.submit(&act, move |reply| tell_test(&tell, (n, reply)));
+            if n <= 1500 {
+                submitted?;
+            }
+        }
+        drop(tell);
+        let told: Vec<_> = told.iter().collect();
+        for (n, reply) in told.iter().filter(|(n, _)| *n < 1500) {
+            assert!(matches!(reply, Ok(Said::Number(said)) if said == n), "{n}: {reply:?}");
+        }
+        assert_eq!(told.iter().filter(|(n, _)| *n < 1500).count(), 1500);
+        for (n, reply) in told.iter().filter(|(n, _)| *n >= 1500) {
+            assert!(matches!(reply, Err(Error::Lost { .. })), "{n}: {reply:?}");
+        }
+    }
+    Ok(())
+}
+
+fn init_error() -> Outcome {
+    let client: Client<u32, String, ()> = client("init", Options::<Postcard>::new())?;
+    match client.call(&0) {
+        Err(Error::Lost { why: Lost::Died(exit), .. }) => {
+            assert!(matches!(&exit.failure, Some(Failure::Returned { words, .. }) if words == "it was given nothing"));
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn unknown_entry() -> Outcome {
+    let client = scripted("nobody")?;
+    match client.call(&Act::Say(1)) {
+        Err(Error::Lost { why: Lost::Died(exit), .. }) => {
+            assert!(
+                matches!(&exit.failure, Some(Failure::UnknownEntryPoint { name, .. }) if name == "nobody"),
+                "{exit}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn other_codec() -> Outcome {
+    let client: Client<Act, Said, u32> = client("script", Options::new().codec::<Json>())?;
+    match client.call(&Act::Say(1)) {
+        Err(Error::Lost { why: Lost::Disagreement { ours, theirs }, .. }) => {
+            assert_eq!((ours.codec.as_str(), theirs.codec.as_str()), ("json", "postcard"));
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn other_types() -> Outcome {
+    let client: Client<Act, u8, u32> = client("script", Options::<Postcard>::new())?;
+    let (tell, told) = mpsc::channel();
+    client.on_error(move |lost| tell_test(&tell, lost))?;
+    let lost = told.recv_timeout(SOON)?;
+    match &lost {
+        Lost::Disagreement { ours, theirs } => {
+            assert_eq!(ours.reply, "u8");
+            assert!(theirs.reply.ends_with("Said"));
+            assert_eq!(ours.call, theirs.call);
+        }
+        other => panic!("{other:?}"),
+    }
+    let words = lost.to_string();
+    assert!(words.contains("reply u8") && words.contains("Said"), "{words}");
+    Ok(())
+}
+
+fn undecodable_call() -> Outcome {
+    let client: Client<String, String, String> = client("one_way", Options::new().codec::<OneWay>())?;
+    assert_eq!(client.call(&"good".to_owned())?, "good");
+    match client.call(&"bad".to_owned()) {
+        Err(Error::Lost { why: Lost::Codec { words }, .. }) => assert_eq!(words, "this cannot be read"),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn undecodable_reply() -> Outcome {
+    let client: Client<String, String, String> = client("one_way", Options::new().codec::<OneWay>())?;
+    let (tell, told) = mpsc::channel();
+    client.on_error(move |lost| tell_test(&tell, lost))?;
+    match client.call(&"worse".to_owned()) {
+        Err(Error::Lost { why: Lost::Codec { words }, may_have_run: true }) => assert_eq!(words, "this cannot be read"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(told.recv_timeout(SOON)?, Lost::Codec { .. }));
+    assert!(matches!(client.call(&"good".to_owned()), Err(Error::Lost { may_have_run: false, .. })));
+    Ok(())
+}
+
+fn ended() -> Outcome {
+    let client = scripted("script")?;
+    let (tell, told) = mpsc::channel();
+    client.on_error(move |lost| tell_test(&tell, lost))?;
+    match client.call(&Act::Exit(7)) {
+        Err(Error::Lost { may_have_run: true, why: Lost::Died(exit) }) => assert_eq!(exit.how, How::Code(7)),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(told.recv_timeout(SOON)?, Lost::Died(exit) if exit.how == How::Code(7)));
+    assert!(told.recv().is_err(), "it is told once");
+    match client.call(&Act::Say(1)) {
+        Err(error @ Error::Lost { .. }) => assert!(!error.may_have_run()),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.submit(&Act::Say(1), |_| ()), Err(Error::Lost { may_have_run: false, .. })));
+    assert_eq!(client.finish()?.how, How::Code(7));
+    Ok(())
+}
+
+fn in_callback() -> Outcome {
+    let client = std::sync::Arc::new(scripted("script")?);
+    let (tell, told) = mpsc::channel();
+    let inner = std::sync::Arc::clone(&client);
+    client.submit(&Act::Say(1), move |_| tell_test(&tell, inner.call(&Act::Say(2))))?;
+    assert!(matches!(told.recv_timeout(SOON)?, Err(Error::InCallback)));
+    assert_eq!(client.call(&Act::Count)?, Said::Number(1));
+    Ok(())
+}
+
+fn panicking_callback() -> Outcome {
+    let client = scripted("script")?;
+    client.on_event(|event| assert_ne!(event, 1, "a handler that panics, as this test wants it"))?;
+    client.submit(&Act::Events(vec![1], 1), |_| panic!("a callback that panics, as this test wants it"))?;
+    assert_eq!(client.call(&Act::Events(vec![2], 3))?, Said::Number(3));
+    assert!(client.finish()?.success());
+    Ok(())
+}
+
+fn never_born() -> Outcome {
+    let mut template = Template::spawn()?;
+    let process = template.fork()?;
+    template.kill(9)?;
+    // Whether its fork came before the end of its template is a matter of chance.
+    let Ok(client) = process.rpc::<Act, Said, u32>("script", Options::<Postcard>::new()) else { return Ok(()) };
+    match client.call(&Act::Say(1)) {
+        Ok(said) => assert_eq!(said, Said::Number(1)),
+        Err(Error::Lost { why: Lost::NeverBorn(_) | Lost::Died(_), .. }) => {}
+        Err(other) => panic!("{other:?}"),
+    }
+    Ok(())
+}

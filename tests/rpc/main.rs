@@ -1,0 +1,38 @@
+//! The RPC on real processes.
+//!
+//! This binary is its own template: `hatchery::init` comes first in its `main`, and a process that was spawned
+//! from it never gets to the tests.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "the scenarios are other binaries'")]
+mod support;
+
+mod deadlines;
+mod deaths;
+mod descriptors;
+mod entries;
+mod failures;
+mod futures;
+mod leaving;
+mod nonsense;
+mod order;
+mod sizes;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    hatchery::init(&entries::registry());
+    let mut tests = Vec::new();
+    tests.extend(deadlines::tests());
+    tests.extend(deaths::tests());
+    tests.extend(descriptors::tests());
+    tests.extend(failures::tests());
+    tests.extend(futures::tests());
+    tests.extend(leaving::tests());
+    tests.extend(nonsense::tests());
+    tests.extend(order::tests());
+    tests.extend(sizes::tests());
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
