@@ -8,6 +8,7 @@ use hatchery::proc::{Channel, Error, Template};
 use libtest_mimic::Trial;
 
 use crate::facts::{Facts, facts_of, told};
+use crate::program::copy_program;
 use crate::support::scenario::{self, Scenario};
 use crate::support::{Outcome, test};
 
@@ -66,7 +67,7 @@ fn same_file() -> Outcome {
     let directory = tempfile::tempdir()?;
     for removed in ["removed", "replaced"] {
         let copy = directory.path().join(removed);
-        fs::copy(std::env::current_exe()?, &copy)?;
+        copy_program(std::env::current_exe()?, &copy);
         scenario::finish(scenario::command_of(&copy, "replaced_file").env("REPLACE", removed))?;
     }
     Ok(())

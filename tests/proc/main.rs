@@ -3,6 +3,8 @@
 //! This binary is its own template: `hatchery::init` comes first in its `main`, and a process that was spawned
 //! from it never gets to the tests. It is also every scenario that needs a process of its own.
 
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 use crate::fixtures::Orders;
 use crate::support::log::Record;
 use crate::support::processes::{cpu_time, stat};
+use crate::support::program::copy_program;
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -75,7 +76,7 @@ fn ordinary() -> (Launch, tempfile::TempDir) {
     }
     // Where the program lies, nobody but root may be able to look.
     let copy = directory.path().join("hatchery");
-    fs::copy(program, &copy).expect("a copy");
+    copy_program(program, &copy);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("its owner may");
     (Launch::program(ORDINARY[0]).args(&ORDINARY[1..]).arg(copy), directory)
 }

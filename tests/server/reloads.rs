@@ -5,7 +5,6 @@ use std::fs;
 use std::hash::BuildHasher;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -14,6 +13,7 @@ use nix::sys::signal::Signal;
 use crate::fixtures::Orders;
 use crate::support::load::Load;
 use crate::support::processes::{children, descriptors, eventually};
+use crate::support::program::copy_program;
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -122,13 +122,10 @@ fn invariant_8_a_generation_that_fails_halfway_is_taken_back_slot_by_slot() {
     server.stop();
 }
 
-/// A copy of a program that can be replaced. Another process writes it: a descriptor of ours that is open for writing
-/// would be inherited by the children that other tests start at the same time, and exec(2) refuses a program that
-/// somebody can write (ETXTBSY).
+/// A copy of a program that can be replaced.
 pub fn copy(directory: &Path, program: &Path) -> PathBuf {
     let (copy, beside) = (directory.join("server"), directory.join("server.new"));
-    let copied = Command::new("cp").args([program, &beside]).status().expect("cp can be started");
-    assert!(copied.success());
+    copy_program(program, &beside);
     fs::rename(beside, &copy).expect("a copy in its place");
     copy
 }

@@ -8,6 +8,8 @@ pub mod crowd;
 pub mod load;
 pub mod log;
 pub mod processes;
+#[path = "../program.rs"]
+pub mod program;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
