@@ -99,7 +99,7 @@ fn killed(entry: &str) -> Outcome {
         answered += seen.order.len();
         lost += seen.lost.len();
     }
-    assert!(answered > 100 && lost > 1000, "{answered} {lost}: the chances are wrong");
+    assert!(answered > 0 && lost > 0, "{answered} {lost}: the kills came all too early or all too late");
     Ok(())
 }
 
