@@ -18,10 +18,10 @@ fn is_worn(record: &Record) -> bool {
     record.is("worker worn out")
 }
 
-/// At no time was more than one worker on its way to be replaced, and none drained before its successor was ready: so
-/// the log never tells of fewer ready workers than there are to be.
+/// No worker drained before its successor was ready: the log never tells of fewer ready workers than there are to be. There
+/// may be more: those that drain give their idle clients a last chance, and meanwhile others are followed.
 #[track_caller]
-fn assert_never_together(server: &Server, workers: usize) {
+fn assert_always_enough(server: &Server, workers: usize) {
     let mut ready = 0;
     let mut full = false;
     for record in server.log.all(|_| true) {
@@ -32,7 +32,6 @@ fn assert_never_together(server: &Server, workers: usize) {
         }
         full |= ready == workers;
         assert!(!full || ready >= workers, "fewer than {workers} at {}", record.line);
-        assert!(ready <= workers + 2, "more at once than one successor and one that drains, at {}", record.line);
         if record.is("stopping") {
             return;
         }
@@ -48,7 +47,7 @@ fn recycle_under_load(flag: &str, limit: &str, count: usize, why: &str) {
     server.log.wait_for_many(0, count - 1, "they drain", |record| record.is("worker drained"));
     let tally = load.stop();
     assert_eq!(tally.lost, [""; 0]);
-    assert_never_together(&server, 3);
+    assert_always_enough(&server, 3);
     assert_eq!(server.log.count(|record| record.is("worker exited")), 0, "{}", server.log.text());
     server.stop();
 }
