@@ -5,6 +5,7 @@ use std::io::{Read, Seek};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use hatchery::proc::Template;
 use hatchery::rpc::{Client, Descriptor, Error, Options, Postcard};
 use libtest_mimic::Trial;
 
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         test("descriptors_travel_inside_calls_in_order_and_batched", calls),
         test("descriptors_travel_inside_replies_and_events", replies),
         test("no_descriptor_is_left_in_the_process", none_left),
+        test("descriptors_that_find_no_room_are_told_and_the_process_serves_on", no_room),
         test("too_many_descriptors_for_one_message_are_refused", too_many),
     ]
 }
@@ -72,6 +74,19 @@ fn none_left() -> Outcome {
     for _ in 0..10 {
         assert_eq!(client.call(&())?, before);
     }
+    Ok(())
+}
+
+fn no_room() -> Outcome {
+    let process = Template::spawn()?.fork()?.call("no_further_descriptor", ())?;
+    let client: Client<Append, u64, ()> = process.rpc("append", Options::<Postcard>::new())?;
+    for text in ["short".to_owned(), "in a file of its own".repeat(10_000)] {
+        match client.call(&Append { to: Descriptor::from(tempfile::tempfile()?), text }) {
+            Err(error @ Error::DescriptorsLost { .. }) => assert!(!error.may_have_run()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(client.finish()?.success());
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hatchery::proc::{BoxError, Registry, RunCx, Template};
 use hatchery::rpc::{Client, Codec, Cx, Descriptor, Entry, Events, Json, Octets, Options, Postcard, Responder};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 /// A call that is carried out by `script`, and by `script_deferred`.
@@ -106,6 +107,11 @@ pub fn registry() -> Registry {
             Entry::new(|_| Ok(()), |(), text: String, _: &Cx<String>| Ok(text.replace("worse", "bad")))
                 .codec::<OneWay>(),
         )
+        .call("no_further_descriptor", |_| {
+            let lowest_free = File::open("/dev/null")?.as_raw_fd() as u64;
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            Ok(setrlimit(Resource::RLIMIT_NOFILE, lowest_free, hard)?)
+        })
         .run("nonsense", nonsense)
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use hatchery::proc::Template;
 use hatchery::rpc::{Client, Json, Options, Postcard};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::entries::{Act, Said, Script, client, scripted, tell_test};
 use crate::support::{Outcome, test};
@@ -35,7 +37,7 @@ pub fn tests() -> Vec<Trial> {
         test("many_threads_may_call_at_once_deferred", || many_threads(scripted("script_deferred_few")?)),
         test("init_runs_once_with_arguments_and_descriptors", init),
         test("an_event_of_a_process_at_rest_arrives_though_the_last_caller_waited_itself", event_at_rest),
-        test("events_before_the_first_handler_wait_for_it", early_events),
+        test("a_reply_is_not_kept_by_a_slow_call_behind_it", quick_before_slow),
     ]
 }
 
@@ -189,11 +191,25 @@ fn event_at_rest() -> Outcome {
     Ok(())
 }
 
-fn early_events() -> Outcome {
-    let client = scripted("script")?;
+/// Many calls wait together, the last of which goes on until it is cancelled.
+fn quick_before_slow() -> Outcome {
+    let process = Template::spawn()?.fork()?;
+    let pid = Pid::from_raw(process.pid()?);
+    let client = process.rpc::<Act, Said, u32>("script", Options::<Postcard>::new())?;
     let (tell, told) = mpsc::channel();
-    client.on_event(move |event| tell_test(&tell, event))?;
-    client.call(&Act::Events(vec![1, 2, 3], 4))?;
-    assert_eq!(told.try_iter().collect::<Vec<u32>>(), [1, 2, 3]);
+    for slow_after in [1, 8, 12, 15] {
+        kill(pid, Signal::SIGSTOP)?;
+        for n in 0..slow_after {
+            let tell = tell.clone();
+            client.submit(&Act::Say(n), move |reply| tell_test(&tell, reply))?;
+        }
+        let slow = client.call_async(&Act::UntilCancelled);
+        kill(pid, Signal::SIGCONT)?;
+        for n in 0..slow_after {
+            assert_eq!(told.recv_timeout(SOON)??, Said::Number(n));
+        }
+        drop(slow);
+    }
+    assert!(client.finish()?.success());
     Ok(())
 }
