@@ -127,7 +127,8 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     graceful_timeout: Option<String>,
 
-    /// After so many requests a worker is followed by another, give or take a fifth less; `off` for never [default: off]
+    /// After so many requests a worker is followed by another, give or take a fifth less; the counts are looked at once
+    /// a second, so a busy worker goes beyond; `off` for never [default: off]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     max_requests: Option<String>,
 

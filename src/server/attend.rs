@@ -72,6 +72,26 @@ pub(super) enum Outcome {
     Close,
 }
 
+/// How a call of the service went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    Well(Next),
+    /// It has failed because its client is gone.
+    ClientLeft,
+    /// It has failed or panicked, which is reported.
+    Failed,
+}
+
+impl Served {
+    /// What becomes of the connection.
+    fn next(self) -> Next {
+        match self {
+            Self::Well(next) => next,
+            Self::ClientLeft | Self::Failed => Next::Close,
+        }
+    }
+}
+
 impl<S: Service> Attendant<S> {
     /// Takes in what has come, and serves it. `begun` is the request of which a part came earlier, if
     /// there is one.
@@ -160,8 +180,9 @@ impl<S: Service> Attendant<S> {
         conn.begin(self.in_hand, timed_out);
         self.deadlines.begin(request, self.now);
 
-        let (next, mut aborted) = self.call_service(conn, request);
-        let mut then = match next {
+        let served = self.call_service(conn, request);
+        let mut aborted = served == Served::ClientLeft;
+        let mut then = match served.next() {
             Next::Close => ControlFlow::Break(Outcome::Close),
             Next::Park if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
             Next::Park if conn.has_consumed() => ControlFlow::Continue(()),
@@ -175,7 +196,7 @@ impl<S: Service> Attendant<S> {
             && let Err(error) = conn.flush()
         {
             aborted |= self.is_client_gone(&error, conn);
-            if !aborted {
+            if !aborted && served != Served::Failed {
                 self.report(&error, conn);
             }
             then = ControlFlow::Break(Outcome::Close);
@@ -203,8 +224,7 @@ impl<S: Service> Attendant<S> {
         then
     }
 
-    /// What becomes of the connection, and whether the service has failed because its client is gone.
-    fn call_service(&mut self, conn: &mut Conn, request: Begun) -> (Next, bool) {
+    fn call_service(&mut self, conn: &mut Conn, request: Begun) -> Served {
         let mut cx = RequestCx {
             config: &self.config,
             birth: &self.birth,
@@ -218,8 +238,8 @@ impl<S: Service> Attendant<S> {
             cleanups: &self.cleanups,
         };
         match catch(|| self.service.serve(conn, &mut cx)) {
-            Ok(Ok(next)) => return (next, false),
-            Ok(Err(error)) if self.is_client_gone(&*error, conn) => return (Next::Close, true),
+            Ok(Ok(next)) => return Served::Well(next),
+            Ok(Err(error)) if self.is_client_gone(&*error, conn) => return Served::ClientLeft,
             Ok(Err(error)) => self.report(&*error, conn),
             Err(panic) => {
                 conn.forget_response();
@@ -227,7 +247,7 @@ impl<S: Service> Attendant<S> {
                     "panic" => %panic, "peer" => %conn.peer(), "label" => self.label());
             }
         }
-        (Next::Close, false)
+        Served::Failed
     }
 
     /// The request is over, and so is its deadline: the cleanups have the time of a request of their own.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nix::libc;
-use slog::{Logger, info, warn};
+use slog::{Logger, info, o, warn};
 
 use super::doorbell::Doorbell;
 use super::estate::Estate;
@@ -258,7 +258,7 @@ impl Effects {
             let end = end.map_err(|error| why_no_process(&error));
             let _ = events.send(Event::WorkerEnded { id, end });
         });
-        Ok(Worker::new(running, record, generation, queue))
+        Ok(Worker::new(running, record, slot, generation, queue))
     }
 
     pub(super) fn drain(&mut self, id: WorkerId) {
@@ -271,9 +271,11 @@ impl Effects {
 
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            warn!(self.log, "killing a worker"; "worker" => id.0, "why" => %why);
+            let log =
+                self.log.new(o!("slot" => worker.slot.0, "pid" => worker.pid, "generation" => worker.generation.0));
+            warn!(log, "killing a worker"; "why" => %why);
             if let Err(why) = worker.kill() {
-                warn!(self.log, "cannot kill a worker"; "worker" => id.0, "why" => why);
+                warn!(log, "cannot kill a worker"; "why" => why);
             }
         }
     }

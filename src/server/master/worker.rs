@@ -16,6 +16,7 @@ use crate::server::{Generation, Slot, WorkerId};
 pub(super) struct Worker {
     /// Its page of the scoreboard.
     pub(super) record: u32,
+    pub(super) slot: Slot,
     pub(super) generation: Generation,
     /// The slot whose own queues it serves, if there are such.
     pub(super) queue: Option<Slot>,
@@ -31,9 +32,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(running: Running, record: u32, generation: Generation, queue: Option<Slot>) -> Worker {
+    pub(super) fn new(
+        running: Running,
+        record: u32,
+        slot: Slot,
+        generation: Generation,
+        queue: Option<Slot>,
+    ) -> Worker {
         Worker {
             record,
+            slot,
             generation,
             queue,
             ready: false,
