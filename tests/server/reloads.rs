@@ -312,12 +312,13 @@ fn invariant_7_25_reloads_at_random_gaps_under_load_lose_nothing_and_leave_nothi
         let ended = server.log.all(|record| record.is("reloaded")).last().map(|record| record.u64("generation"));
         began.filter(|_| began == ended)
     };
-    eventually("one generation is left", || last().is_some() && server.processes().len() == 1 + 1 + 4);
-    let generation = last().expect("it was just there");
+    // A reload that was queued may begin at any moment, and the condition then holds again after it.
+    let one_is_left = || last().is_some() && server.processes().len() == 1 + 1 + 4;
+    eventually("one generation is left", one_is_left);
     load.await_answers(50);
     let tally = load.stop();
     assert_eq!(tally.lost, [""; 0], "of {} requests", tally.answered);
-    assert_eq!(server.get("/").greeting().2, generation);
+    eventually("the last one answers", || one_is_left() && last() == Some(server.get("/").greeting().2));
     assert_eq!(server.log.count(|record| record.is(FAILED)), 0);
     server.assert_no_zombies();
     eventually("nobody holds more than before", || {
@@ -326,7 +327,7 @@ fn invariant_7_25_reloads_at_random_gaps_under_load_lose_nothing_and_leave_nothi
             && server.workers().into_values().all(|pid| held(pid) <= worker)
     });
     server.stop();
-    println!("{} answered, generation {generation} is the last", tally.answered);
+    println!("{} answered by generations {:?}", tally.answered, tally.generations);
 }
 
 fn invariant_8_workers_that_die_young_leave_the_old_generation_serving() {
