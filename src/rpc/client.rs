@@ -97,11 +97,11 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
         let slot = Slot::new(thread_waker());
         let mut completion = slot.completion(self.reply);
         let id = loop {
-            match self.link.begin(completion, message, Haste::AtOnce) {
+            match self.link.begin(completion, message, Haste::AtOnce, None) {
                 Ok(id) => break id,
                 Err(Refused::Full(same_completion, same_message)) => {
                     (completion, message) = (same_completion, same_message);
-                    if self.link.wait_for_room(thread_waker()) && !park(deadline) {
+                    if self.link.wait_for_room(thread_waker(), None) && !park(deadline) {
                         return Err(Error::TimedOut { may_have_run: false });
                     }
                 }
@@ -125,6 +125,44 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     where
         Reply: 'static,
     {
+        self.submit_until(call, None, callback)
+    }
+
+    /// As [`submit`](Client::submit), but if there is no reply by then, the callback is called with
+    /// [`Error::TimedOut`]. The process is told so, and a late reply goes nowhere.
+    ///
+    /// ```no_run
+    /// # fn submit(parser: &hatchery::rpc::Client<String, u64, ()>) -> Result<(), hatchery::rpc::Error> {
+    /// parser.submit_timeout(&"a long text".to_owned(), std::time::Duration::from_secs(2), |length| match length {
+    ///     Ok(length) => println!("{length}"),
+    ///     Err(error) => println!("{error}; it may have run: {}", error.may_have_run()),
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As `submit`.
+    pub fn submit_timeout(
+        &self,
+        call: &Call,
+        patience: Duration,
+        callback: impl FnOnce(Result<Reply, Error>) + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        Reply: 'static,
+    {
+        self.submit_until(call, Instant::now().checked_add(patience), callback)
+    }
+
+    fn submit_until(
+        &self,
+        call: &Call,
+        deadline: Option<Instant>,
+        callback: impl FnOnce(Result<Reply, Error>) + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        Reply: 'static,
+    {
         let message = self.call.encode(call, self.link.message_limit())?;
         let reply = self.reply;
         let completion: Completion = Box::new(move |outcome| {
@@ -132,7 +170,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
             call_back(|| callback(outcome));
             codec
         });
-        match self.link.begin(completion, message, Haste::Gather) {
+        match self.link.begin(completion, message, Haste::Gather, deadline) {
             Ok(_) => Ok(()),
             Err(Refused::Full(..)) => Err(Error::Full),
             Err(Refused::Never(error)) => Err(*error),
@@ -145,7 +183,17 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     where
         Reply: Send + 'static,
     {
-        CallFuture::new(&self.link, self.call.encode(call, self.link.message_limit()), self.reply)
+        CallFuture::new(&self.link, self.call.encode(call, self.link.message_limit()), self.reply, None)
+    }
+
+    /// As [`call_async`](Client::call_async), but without a reply, or without room, by then the future gives
+    /// [`Error::TimedOut`]. It needs no timer of a runtime.
+    pub fn call_async_timeout(&self, call: &Call, patience: Duration) -> CallFuture<Reply>
+    where
+        Reply: Send + 'static,
+    {
+        let message = self.call.encode(call, self.link.message_limit());
+        CallFuture::new(&self.link, message, self.reply, Instant::now().checked_add(patience))
     }
 
     /// Calls `handler` with each event. Set it before the first call: what comes while there is none is dropped, and

@@ -3,6 +3,7 @@
 use std::any::type_name;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::panic;
 
 use serde::{Deserialize, Serialize};
 
@@ -130,9 +131,11 @@ impl<T> Wording<T> {
     }
 
     pub(super) fn decode(self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, String> {
+        // A user's codec is run on the hub's thread too, which must outlive its panics.
+        let decode =
+            || panic::catch_unwind(|| (self.decode)(bytes)).unwrap_or_else(|_| Err("its reading panicked".into()));
         // Nearly no message has any.
-        let (read, left) =
-            if fds.is_empty() { ((self.decode)(bytes), 0) } else { descriptor::supply(fds, || (self.decode)(bytes)) };
+        let (read, left) = if fds.is_empty() { (decode(), 0) } else { descriptor::supply(fds, decode) };
         match (read, left) {
             (Ok(message), 0) => Ok(message),
             (Ok(_), left) => Err(format!("{left} descriptors came with a message that does not name them")),

@@ -1,7 +1,10 @@
 //! The client's books, without any I/O: which calls are outstanding, whose reply is whose, how each ends, once.
 //!
 //! The shell (`link.rs`) brings what arrives and carries out what comes of it. A token stands for whoever waits for a
-//! call; it is handed out exactly once: with the reply, by a cancel, or at the end of all.
+//! call; it is handed out exactly once: with the reply, by a cancel, at its deadline, or at the end of all.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::wire::{Broken, CallId, Kind};
 
@@ -16,6 +19,8 @@ pub(super) struct Conversation<T> {
     begun: u64,
     /// Calls up to this number may have reached the process.
     sent: u64,
+    /// When outstanding calls end unanswered, the next first.
+    deadlines: BTreeSet<(Instant, CallId)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,7 @@ struct Place<T> {
 struct Outstanding<T> {
     number: u64,
     token: T,
+    deadline: Option<Instant>,
 }
 
 /// What an arrived frame means.
@@ -69,6 +75,7 @@ impl<T> Conversation<T> {
             limit: limit.min(u32::MAX as usize),
             begun: 0,
             sent: 0,
+            deadlines: BTreeSet::new(),
         }
     }
 
@@ -82,13 +89,13 @@ impl<T> Conversation<T> {
     }
 
     /// A call begins; its id and its number come back, or the token if there is no room.
-    pub(super) fn begin(&mut self, token: T) -> Result<(CallId, u64), T> {
+    pub(super) fn begin(&mut self, token: T, deadline: Option<Instant>) -> Result<(CallId, u64), T> {
         if !self.has_room() {
             return Err(token);
         }
         self.begun += 1;
         self.outstanding += 1;
-        let call = Some(Outstanding { number: self.begun, token });
+        let call = Some(Outstanding { number: self.begun, token, deadline });
         let place = match self.free.pop() {
             Some(place) => place,
             None => {
@@ -98,7 +105,20 @@ impl<T> Conversation<T> {
         };
         let seat = &mut self.places[place as usize];
         seat.call = call;
-        Ok((CallId { place, generation: seat.generation }, self.begun))
+        let id = CallId { place, generation: seat.generation };
+        self.deadlines.extend(deadline.map(|deadline| (deadline, id)));
+        Ok((id, self.begun))
+    }
+
+    /// When the next call is overdue.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// A call whose deadline has come, the earliest first: nobody waits for it any more.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Option<(CallId, Ended<T>)> {
+        let (_, id) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
+        Some((id, self.cancel(id)?))
     }
 
     /// Calls up to this number are about to be sent; what was said before comes back.
@@ -149,6 +169,7 @@ impl<T> Conversation<T> {
         self.phase = Phase::Ended;
         self.outstanding = 0;
         self.free.clear();
+        self.deadlines.clear();
         let mut calls: Vec<_> = self.places.drain(..).filter_map(|place| place.call).collect();
         calls.sort_by_key(|call| call.number);
         let sent = self.sent;
@@ -174,6 +195,9 @@ impl<T> Conversation<T> {
         place.generation = place.generation.wrapping_add(1);
         self.free.push(id.place);
         self.outstanding -= 1;
+        if let Some(deadline) = call.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
         Some(call)
     }
 }

@@ -4,37 +4,34 @@
 //! receives and delivers: the hub, or a caller who waits for a reply anyway and so spares a thread's wake-up. What comes in
 //! is delivered in its order, outside the lock.
 
+mod delivering;
+mod ending;
 mod receiving;
 mod sending;
+mod state;
 pub(super) mod waiting;
+mod watching;
 
-use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::sys::epoll::EpollFlags;
 
+use self::delivering::delivering;
+pub(super) use self::delivering::{call_back, in_callback};
+use self::state::State;
 use super::contract::{Contract, Encoded, Hello, PROTOCOL, encode_own};
-use super::conversation::{Conversation, Ended};
+use super::conversation::Ended;
 use super::error::{Error, Lost};
 use super::options::Limits;
 use super::wire::{CallId, Kind, Outbox};
-use crate::proc::hub::{Hub, Source, Token};
-use crate::proc::{self, Exit, Running};
-use crate::sys::seqpacket;
+use crate::proc::hub::Hub;
+use crate::proc::{self, Running};
 
 /// So many calls are sent one by one before they are gathered, until something is heard of the process again.
 const SENT_SINGLY: u32 = 8;
-
-/// So long after the last waiting caller has gone, the hub takes the receiving up again if nothing else is outstanding.
-const LINGER: Duration = Duration::from_millis(2);
-
-/// A process that has closed its socket ends; so long is waited for that.
-const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// So long after the kernel has lacked something it is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -63,43 +60,8 @@ pub(super) struct Link {
     limits: Limits,
     state: Mutex<State>,
     on_event: Mutex<Option<OnEvent>>,
-}
-
-pub(super) struct State {
-    books: Conversation<Completion>,
-    outbox: Outbox,
-    /// Somebody is sending, without the lock.
-    sending: bool,
-    no_room: bool,
-    /// The kernel lacks something; the hub tries again then.
-    send_after: Option<Instant>,
-    unsendable: bool,
-    sent_singly: u32,
-    flush_asked: bool,
-    /// Somebody receives and delivers, without the lock.
-    receiving: bool,
-    /// The hub does not receive: a caller does, or has done so a moment ago and is likely to come back.
-    hub_rests: bool,
-    watch: Option<(Token, EpollFlags)>,
-    /// Since the last look of the hub.
-    called_since: bool,
-    look_at: Option<Instant>,
-    /// Callers who want to receive, or wait for the end.
-    parked: Vec<Waker>,
-    /// Callers who found no room.
-    for_room: Vec<Waker>,
-    /// No further call will come: the process is told so when all is sent.
-    closing: bool,
-    told_closing: bool,
-    /// The process's end of the socket is closed; its end should follow.
-    eof: Option<Instant>,
-    exit: Option<Result<Exit, proc::Error>>,
-    end: Option<Lost>,
-    /// Everybody has been told of the end.
-    end_told: bool,
-    on_error: Option<OnError>,
-    /// A link whose client was dropped lives on until the process has finished.
-    keep: Option<Arc<Link>>,
+    /// Told when the right to deliver is free again and somebody waits for it.
+    delivered: Condvar,
 }
 
 /// Whether a call may wait for others to travel with.
@@ -114,28 +76,6 @@ pub(super) enum Refused {
     /// There is no room now.
     Full(Completion, Encoded),
     Never(Box<Error>),
-}
-
-thread_local! {
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is inside a callback, where it must not wait.
-pub(super) fn in_callback() -> bool {
-    IN_CALLBACK.get()
-}
-
-/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and everybody else is served on.
-pub(super) fn call_back(callback: impl FnOnce()) {
-    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
-}
-
-/// Runs what calls callbacks.
-fn delivering<T>(deliver: impl FnOnce() -> T) -> T {
-    let outer = IN_CALLBACK.replace(true);
-    let delivered = deliver();
-    IN_CALLBACK.set(outer);
-    delivered
 }
 
 impl Link {
@@ -154,6 +94,7 @@ impl Link {
             limits,
             state: Mutex::new(State::new(limits.outstanding, outbox)),
             on_event: Mutex::new(None),
+            delivered: Condvar::new(),
         });
         // It starts the process's `init`, and fits into the empty socket.
         drop(link.flush(link.state()));
@@ -188,7 +129,14 @@ impl Link {
         Ok(())
     }
 
-    pub(super) fn begin(&self, completion: Completion, message: Encoded, haste: Haste) -> Result<CallId, Refused> {
+    /// A call begins. With a deadline, its completion hears of [`Error::TimedOut`] then.
+    pub(super) fn begin(
+        &self,
+        completion: Completion,
+        message: Encoded,
+        haste: Haste,
+        deadline: Option<Instant>,
+    ) -> Result<CallId, Refused> {
         let mut state = self.state();
         if state.watch.is_none() && state.end.is_none() {
             drop(state);
@@ -201,21 +149,26 @@ impl Link {
         if state.outbox.weight() >= self.limits.queued {
             return Err(Refused::Full(completion, message));
         }
-        let (id, number) = match state.books.begin(completion) {
+        let (id, number) = match state.books.begin(completion, deadline) {
             Ok(begun) => begun,
             Err(completion) => return Err(Refused::Full(completion, message)),
         };
         state.outbox.push(Kind::Call, id, message, number);
+        if deadline.is_some() {
+            self.watch_deadlines(&mut state);
+        }
         self.send_soon(state, haste);
         Ok(id)
     }
 
-    /// Wakes this one when a call may begin that could not; false, if it may by now.
-    pub(super) fn wait_for_room(&self, waker: Waker) -> bool {
+    /// Wakes this one when a call may begin that could not, and at the deadline; false, if it may by now.
+    pub(super) fn wait_for_room(&self, waker: Waker, deadline: Option<Instant>) -> bool {
         let mut state = self.state();
         let full = state.end.is_none() && (!state.books.has_room() || state.outbox.weight() >= self.limits.queued);
         if full {
             state.for_room.push(waker);
+            state.room_due = state.room_due.into_iter().chain(deadline).min();
+            self.watch_deadlines(&mut state);
             self.let_hub_receive(&mut state);
         }
         full
@@ -225,7 +178,7 @@ impl Link {
     pub(super) fn cancel(&self, id: CallId) -> Option<Ended<()>> {
         let mut state = self.state();
         let Ended { token, may_have_run } = state.books.cancel(id)?;
-        let wakers = std::mem::take(&mut state.for_room);
+        let wakers = state.take_for_room();
         state.outbox.push(Kind::Cancel, id, Encoded::default(), 0);
         self.send_soon(state, Haste::AtOnce);
         drop(token);
@@ -271,217 +224,5 @@ impl Link {
         state.hub_rests = false;
         let mut state = self.flush(state);
         self.update_watch(&mut state);
-    }
-
-    /// The end of all: every call ends, each once, in the order in which they were made.
-    fn end(&self, why: Lost) {
-        let mut state = self.state();
-        if state.end.is_some() {
-            return;
-        }
-        let calls = state.books.end();
-        let lost_none = calls.is_empty();
-        state.end = Some(why.clone());
-        state.outbox.clear();
-        let on_error = state.on_error.take().filter(|_| !(lost_none && state.finished_well()));
-        let keep = state.keep.take();
-        let gone = state.exit.is_some();
-        self.update_watch(&mut state);
-        drop(state);
-        seqpacket::shut(self.socket.as_fd());
-        if !gone {
-            self.kill();
-        }
-        delivering(|| {
-            for Ended { token, may_have_run } in calls {
-                // An outcome that is no reply has nothing to decode.
-                let _ = token(Outcome::Failed(Error::Lost { may_have_run, why: why.clone() }));
-            }
-            if let Some(on_error) = on_error {
-                call_back(|| on_error(why));
-            }
-        });
-        let mut state = self.state();
-        state.end_told = true;
-        let parked = std::mem::take(&mut state.parked);
-        let for_room = std::mem::take(&mut state.for_room);
-        drop(state);
-        parked.into_iter().chain(for_room).for_each(Waker::wake);
-        drop(keep);
-    }
-
-    /// What runs in the process is not to be trusted any more.
-    fn kill(&self) {
-        let running = Arc::clone(&self.running);
-        // On the hub's thread its birth must not be waited for.
-        self.running.on_birth(move |_| {
-            // It may have ended by itself, which is as good.
-            let _ = running.kill(libc::SIGKILL);
-        });
-    }
-
-    fn see_exit(&self, exit: Result<Exit, proc::Error>) {
-        let mut state = self.state();
-        state.exit = Some(exit);
-        if state.eof.is_some() {
-            drop(state);
-            return self.end_by_exit();
-        }
-        state.hub_rests = false;
-        self.update_watch(&mut state);
-        drop(state);
-        // Its children may still hold the socket. What it has said itself is there, and is received before the end.
-        seqpacket::shut(self.socket.as_fd());
-    }
-
-    fn end_by_exit(&self) {
-        let exit = self.state().exit.clone();
-        match exit {
-            Some(Ok(exit)) => self.end(Lost::Died(Box::new(exit))),
-            Some(Err(error)) => self.end(Lost::NeverBorn(Box::new(error))),
-            None => {}
-        }
-    }
-
-    /// Watches for what is wanted of the hub at this moment.
-    fn update_watch(&self, state: &mut State) {
-        let Some((token, before)) = state.watch else { return };
-        if state.end.is_some() {
-            self.hub.forget(token, self.socket.as_fd());
-            state.watch = None;
-            return;
-        }
-        let mut events = EpollFlags::empty();
-        if !state.hub_rests && state.eof.is_none() {
-            events |= EpollFlags::EPOLLIN;
-        }
-        if state.no_room && !state.outbox.is_empty() {
-            events |= EpollFlags::EPOLLOUT;
-        }
-        if events.is_empty() {
-            // A hangup is told even to who asks for nothing: this once, and not over and over.
-            events = EpollFlags::EPOLLONESHOT;
-        }
-        if events != before && self.hub.change(token, self.socket.as_fd(), events).is_ok() {
-            state.watch = Some((token, events));
-        }
-    }
-
-    /// Has the hub look after this link then.
-    fn remind(&self, state: &State, at: Instant) {
-        if let Some((token, _)) = state.watch {
-            // The hub's own eventfd always takes a further 1.
-            let _ = self.hub.remind(token, at);
-        }
-    }
-}
-
-impl State {
-    fn new(outstanding: usize, outbox: Outbox) -> State {
-        State {
-            books: Conversation::new(outstanding),
-            outbox,
-            sending: false,
-            no_room: false,
-            send_after: None,
-            unsendable: false,
-            sent_singly: 0,
-            flush_asked: false,
-            receiving: false,
-            hub_rests: false,
-            watch: None,
-            called_since: false,
-            look_at: None,
-            parked: Vec::new(),
-            for_room: Vec::new(),
-            closing: false,
-            told_closing: false,
-            eof: None,
-            exit: None,
-            end: None,
-            end_told: false,
-            on_error: None,
-            keep: None,
-        }
-    }
-
-    /// Whether the process has left as it was asked to.
-    fn finished_well(&self) -> bool {
-        self.told_closing && matches!(&self.end, Some(Lost::Died(exit)) if exit.success())
-    }
-
-    fn is_idle(&self) -> bool {
-        self.books.outstanding() == 0
-    }
-
-    /// How all has ended, once everybody has been told.
-    pub(super) fn ended(&self) -> Option<&Lost> {
-        self.end.as_ref().filter(|_| self.end_told)
-    }
-}
-
-impl Source for Link {
-    fn ready(self: Arc<Self>, _: Token, events: EpollFlags) {
-        let mut state = self.state();
-        if events.is_empty() {
-            let late = self.look_after(&mut state);
-            if let Some(why) = late {
-                drop(state);
-                return self.end(why);
-            }
-        }
-        if events.contains(EpollFlags::EPOLLOUT) {
-            state.no_room = false;
-        }
-        let mut state = self.flush(state);
-        let arrived = events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-        if arrived && !state.receiving && state.eof.is_none() && state.end.is_none() {
-            state.receiving = true;
-            drop(state);
-            self.receive_some();
-            state = self.state();
-            state.receiving = false;
-        }
-        self.update_watch(&mut state);
-        let parked = std::mem::take(&mut state.parked);
-        drop(state);
-        parked.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Link {
-    /// What was to be done by now.
-    fn look_after(&self, state: &mut State) -> Option<Lost> {
-        let now = Instant::now();
-        state.flush_asked = false;
-        if state.send_after.is_some_and(|at| at <= now) {
-            state.send_after = None;
-        }
-        if state.look_at.is_some_and(|at| at <= now) {
-            state.look_at = None;
-            if std::mem::take(&mut state.called_since) {
-                self.look_later(state);
-            } else if !state.receiving {
-                state.hub_rests = false;
-            }
-        }
-        let overdue = state.eof.is_some_and(|since| since + END_WITHIN <= now) && state.exit.is_none();
-        overdue.then(|| Lost::Protocol { words: "it closed its socket and did not end".to_owned() })
-    }
-
-    /// Somebody waits for what comes in, and not by receiving it.
-    fn let_hub_receive(&self, state: &mut State) {
-        if !state.receiving {
-            state.hub_rests = false;
-            self.update_watch(state);
-        }
-    }
-
-    fn look_later(&self, state: &mut State) {
-        if state.look_at.is_none() {
-            let at = Instant::now() + LINGER;
-            state.look_at = Some(at);
-            self.remind(state, at);
-        }
     }
 }

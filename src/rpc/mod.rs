@@ -27,6 +27,8 @@
 //! - [`Client::call`] waits for the reply, [`Client::call_timeout`] no longer than it is told.
 //! - [`Client::submit`] does not wait; a callback is called. Calls that come faster than replies travel together.
 //! - [`Client::call_async`] gives a [`CallFuture`], for any runtime.
+//! - [`Client::submit_timeout`] and [`Client::call_async_timeout`] have a deadline too; it needs neither a thread nor a
+//!   runtime's timer.
 //!
 //! A handler's [`events`](Cx::events) go to [`Client::on_event`]: a progress bar's steps, lines of a log. Events and replies
 //! arrive in the order in which they were made.

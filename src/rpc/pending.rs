@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use super::client::read;
 use super::contract::{Encoded, Wording};
@@ -69,6 +70,7 @@ pub struct CallFuture<Reply> {
     link: Arc<Link>,
     slot: Arc<Slot<Reply>>,
     stage: Stage,
+    deadline: Option<Instant>,
 }
 
 enum Stage {
@@ -80,19 +82,24 @@ enum Stage {
 }
 
 impl<Reply: Send + 'static> CallFuture<Reply> {
-    pub(super) fn new(link: &Arc<Link>, message: Result<Encoded, Error>, reply: Wording<Reply>) -> CallFuture<Reply> {
+    pub(super) fn new(
+        link: &Arc<Link>,
+        message: Result<Encoded, Error>,
+        reply: Wording<Reply>,
+        deadline: Option<Instant>,
+    ) -> CallFuture<Reply> {
         let slot = Slot::new(Waker::noop().clone());
         let stage = match message {
-            Ok(message) => Stage::begin(link, slot.completion(reply), message),
+            Ok(message) => Stage::begin(link, slot.completion(reply), message, deadline),
             Err(error) => Stage::Failed(error),
         };
-        CallFuture { link: Arc::clone(link), slot, stage }
+        CallFuture { link: Arc::clone(link), slot, stage, deadline }
     }
 }
 
 impl Stage {
-    fn begin(link: &Link, completion: Completion, message: Encoded) -> Stage {
-        match link.begin(completion, message, Haste::Gather) {
+    fn begin(link: &Link, completion: Completion, message: Encoded, deadline: Option<Instant>) -> Stage {
+        match link.begin(completion, message, Haste::Gather, deadline) {
             Ok(id) => Stage::Begun(id),
             Err(Refused::Full(completion, message)) => Stage::Waiting(completion, message),
             Err(Refused::Never(error)) => Stage::Failed(*error),
@@ -109,9 +116,14 @@ impl<Reply> Future for CallFuture<Reply> {
         let this = self.get_mut();
         loop {
             match std::mem::replace(&mut this.stage, Stage::Done) {
+                Stage::Waiting(..) if this.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return Poll::Ready(Err(Error::TimedOut { may_have_run: false }));
+                }
                 Stage::Waiting(completion, message) => {
-                    this.stage = Stage::begin(&this.link, completion, message);
-                    if matches!(this.stage, Stage::Waiting(..)) && this.link.wait_for_room(cx.waker().clone()) {
+                    this.stage = Stage::begin(&this.link, completion, message, this.deadline);
+                    if matches!(this.stage, Stage::Waiting(..))
+                        && this.link.wait_for_room(cx.waker().clone(), this.deadline)
+                    {
                         return Poll::Pending;
                     }
                 }

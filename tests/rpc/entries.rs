@@ -75,6 +75,9 @@ impl Codec<String> for OneWay {
     }
 
     fn decode(bytes: &[u8]) -> Result<String, BoxError> {
+        if bytes.starts_with(b"terrible") {
+            panic!("this cannot be read at all")
+        }
         if bytes.starts_with(b"bad") {
             Err("this cannot be read".into())
         } else {
@@ -104,8 +107,11 @@ pub fn registry() -> Registry {
         .rpc("pipes", Entry::new(|_| Ok(()), pipes))
         .rpc(
             "one_way",
-            Entry::new(|_| Ok(()), |(), text: String, _: &Cx<String>| Ok(text.replace("worse", "bad")))
-                .codec::<OneWay>(),
+            Entry::new(
+                |_| Ok(()),
+                |(), text: String, _: &Cx<String>| Ok(text.replace("worse", "bad").replace("worst", "terrible")),
+            )
+            .codec::<OneWay>(),
         )
         .call("no_further_descriptor", |_| {
             let lowest_free = File::open("/dev/null")?.as_raw_fd() as u64;

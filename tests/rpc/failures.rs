@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Trial> {
         test("other_types_are_refused_and_both_are_named", other_types),
         test("a_call_that_the_process_cannot_decode_ends_all", undecodable_call),
         test("a_reply_that_cannot_be_decoded_ends_all", undecodable_reply),
+        test("a_codec_that_panics_at_a_reply_ends_its_conversation_alone", panicking_codec),
         test("a_call_to_an_ended_process_has_not_run", ended),
         test("waiting_in_a_callback_is_refused", in_callback),
         test("a_panicking_callback_harms_nobody", panicking_callback),
@@ -186,6 +187,21 @@ fn undecodable_reply() -> Outcome {
     }
     assert!(matches!(told.recv_timeout(SOON)?, Lost::Codec { .. }));
     assert!(matches!(client.call(&"good".to_owned()), Err(Error::Lost { may_have_run: false, .. })));
+    Ok(())
+}
+
+fn panicking_codec() -> Outcome {
+    let client: Client<String, String, String> = client("one_way", Options::new().codec::<OneWay>())?;
+    let (tell, told) = mpsc::channel();
+    // Its reply is read on the crate's own thread, which goes on for all others.
+    client.submit(&"worst".to_owned(), move |reply| tell_test(&tell, reply))?;
+    match told.recv_timeout(SOON)? {
+        Err(Error::Lost { why: Lost::Codec { words }, may_have_run: true }) => assert!(words.contains("panicked")),
+        other => panic!("{other:?}"),
+    }
+    let (tell, told) = mpsc::channel();
+    scripted("script")?.submit(&Act::Say(1), move |reply| tell_test(&tell, reply))?;
+    assert_eq!(told.recv_timeout(SOON)??, Said::Number(1));
     Ok(())
 }
 

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -10,6 +11,10 @@ const CALL_LIMIT: usize = 5;
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Begin,
+    /// With a deadline so many milliseconds away.
+    BeginWithin(u64),
+    /// So many milliseconds pass.
+    Pass(u64),
     /// The socket takes so many of the frames that wait.
     Send(usize),
     /// A send was tried and refused.
@@ -28,7 +33,9 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        4 => Just(Act::Begin),
+        3 => Just(Act::Begin),
+        2 => (0u64..20).prop_map(Act::BeginWithin),
+        2 => (0u64..10).prop_map(Act::Pass),
         3 => (1usize..4).prop_map(Act::Send),
         1 => Just(Act::Refuse),
         3 => Just(Act::TakeUp),
@@ -51,6 +58,8 @@ enum Word {
 /// The world around a conversation, and what a user of it has seen. Tokens are the calls' numbers.
 struct World {
     books: Conversation<u64>,
+    now: Instant,
+    deadlines: BTreeMap<u64, Instant>,
     unsent: VecDeque<(CallId, u64)>,
     arrived: VecDeque<(CallId, u64)>,
     in_hand: Vec<(CallId, u64)>,
@@ -68,6 +77,8 @@ impl World {
         assert_eq!(books.handle(Kind::Hello, CallId::default()), Ok(Step::Hello));
         World {
             books,
+            now: Instant::now(),
+            deadlines: BTreeMap::new(),
             unsent: VecDeque::new(),
             arrived: VecDeque::new(),
             in_hand: Vec::new(),
@@ -87,20 +98,11 @@ impl World {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Begin => {
-                let number = self.books.begun + 1;
-                match self.books.begin(number) {
-                    Ok((id, begun)) => {
-                        assert_eq!(begun, number);
-                        assert!(self.alive.insert(number, id).is_none());
-                        assert_eq!(self.alive.values().filter(|other| **other == id).count(), 1);
-                        self.unsent.push_back((id, number));
-                    }
-                    Err(token) => {
-                        assert_eq!(token, number);
-                        assert_eq!(self.alive.len(), CALL_LIMIT);
-                    }
-                }
+            Act::Begin => self.begin(None),
+            Act::BeginWithin(millis) => self.begin(Some(self.now + Duration::from_millis(millis))),
+            Act::Pass(millis) => {
+                self.now += Duration::from_millis(millis);
+                self.end_overdue();
             }
             Act::Send(count) => {
                 for _ in 0..count {
@@ -152,6 +154,39 @@ impl World {
             }
         }
         assert_eq!(self.books.outstanding(), self.alive.len());
+        let alive = |call: &u64| self.alive.contains_key(call);
+        let next = self.deadlines.iter().filter(|(call, _)| alive(call)).map(|(_, deadline)| *deadline).min();
+        assert_eq!(self.books.next_deadline(), next);
+    }
+
+    fn begin(&mut self, deadline: Option<Instant>) {
+        let number = self.books.begun + 1;
+        match self.books.begin(number, deadline) {
+            Ok((id, begun)) => {
+                assert_eq!(begun, number);
+                assert!(self.alive.insert(number, id).is_none());
+                assert_eq!(self.alive.values().filter(|other| **other == id).count(), 1);
+                self.unsent.push_back((id, number));
+                self.deadlines.extend(deadline.map(|deadline| (number, deadline)));
+            }
+            Err(token) => {
+                assert_eq!(token, number);
+                assert_eq!(self.alive.len(), CALL_LIMIT);
+            }
+        }
+    }
+
+    fn end_overdue(&mut self) {
+        let mut last = None;
+        while let Some((id, Ended { token, may_have_run })) = self.books.take_overdue(self.now) {
+            let deadline = self.deadlines[&token];
+            assert!(deadline <= self.now && last <= Some(deadline), "the earliest first, and none too early");
+            last = Some(deadline);
+            assert_eq!(self.alive[&token], id);
+            assert_eq!(may_have_run, !self.unsent.iter().any(|(_, unsent)| *unsent == token));
+            assert_eq!(self.books.cancel(id), None);
+            self.end(token, "overdue");
+        }
     }
 
     fn receive(&mut self) {
@@ -190,7 +225,7 @@ impl World {
         }
         assert_eq!(self.ended.len() as u64, self.books.begun, "every call has ended");
         assert!(self.books.end().is_empty());
-        assert!(self.books.begin(0).is_err());
+        assert!(self.books.begin(0, None).is_err());
         // What was seen is what was said, in that order, without what came too late.
         let late = |word: &Word| matches!(word, Word::Answer(_, number) if self.ended[number] != "answered");
         let mut said: Vec<Word> = Vec::new();
@@ -221,7 +256,7 @@ proptest! {
         let mut books = Conversation::new(3);
         let mut ended = Vec::new();
         for (index, (kind, place, generation)) in frames.into_iter().enumerate() {
-            if let Ok((_, number)) = books.begin(index)
+            if let Ok((_, number)) = books.begin(index, None)
                 && index % 2 == 0
             {
                 books.mark_sent(number);
@@ -248,7 +283,7 @@ fn what_a_process_may_not_say_is_refused() {
     assert!(books.handle(Kind::Event, CallId::default()).is_err());
     assert_eq!(books.handle(Kind::Hello, CallId::default()), Ok(Step::Hello));
     assert!(books.handle(Kind::Hello, CallId::default()).is_err());
-    let (id, number) = books.begin("call").expect("room");
+    let (id, number) = books.begin("call", None).expect("room");
     assert!(books.handle(Kind::Reply, id).is_err(), "it was not sent");
     books.mark_sent(number);
     assert!(books.handle(Kind::Reply, CallId { generation: 1, ..id }).is_err());

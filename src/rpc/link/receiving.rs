@@ -7,7 +7,9 @@ use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{Completion, END_WITHIN, Link, Outcome, State, delivering};
+use super::delivering::delivering;
+use super::watching::END_WITHIN;
+use super::{Completion, Link, Outcome, State};
 use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal};
 use crate::rpc::conversation::Step;
 use crate::rpc::error::{Error, Lost};
@@ -94,7 +96,7 @@ impl Link {
                 }
             }
         }
-        drop(state);
+        drop(self.begin_delivery(state));
         delivering(|| {
             for delivery in deliveries {
                 let told = match delivery {
@@ -106,11 +108,12 @@ impl Link {
                 }
             }
         });
+        let state = self.end_delivery(self.state());
         if end.is_none() {
             // A process that is heard of has room for more, and so have the books.
-            let mut state = self.flush(self.state());
+            let mut state = self.flush(state);
             self.update_watch(&mut state);
-            let wakers = std::mem::take(&mut state.for_room);
+            let wakers = state.take_for_room();
             drop(state);
             wakers.into_iter().for_each(Waker::wake);
         }

@@ -66,7 +66,7 @@ impl Link {
             seqpacket::shut_write(self.socket.as_fd());
         }
         if was_full && state.outbox.weight() < self.limits.queued {
-            let for_room = std::mem::take(&mut state.for_room);
+            let for_room = state.take_for_room();
             // A waker is the user's code.
             drop(state);
             for_room.into_iter().for_each(Waker::wake);

@@ -1,0 +1,87 @@
+//! The end of a conversation, however it comes.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::task::Waker;
+
+use nix::libc;
+
+use super::delivering::{call_back, delivering};
+use super::{Link, Outcome};
+use crate::proc::{self, Exit};
+use crate::rpc::conversation::Ended;
+use crate::rpc::error::{Error, Lost};
+use crate::sys::seqpacket;
+
+impl Link {
+    /// The end of all: every call ends, each once, in the order in which they were made.
+    pub(super) fn end(&self, why: Lost) {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return;
+        }
+        let calls = state.books.end();
+        let lost_none = calls.is_empty();
+        state.end = Some(why.clone());
+        state.outbox.clear();
+        let on_error = state.on_error.take().filter(|_| !(lost_none && state.finished_well()));
+        let keep = state.keep.take();
+        let gone = state.exit.is_some();
+        self.update_watch(&mut state);
+        // What is overdue has ended before.
+        drop(self.begin_delivery(state));
+        seqpacket::shut(self.socket.as_fd());
+        if !gone {
+            self.kill();
+        }
+        delivering(|| {
+            for Ended { token, may_have_run } in calls {
+                // An outcome that is no reply has nothing to decode.
+                let _ = token(Outcome::Failed(Error::Lost { may_have_run, why: why.clone() }));
+            }
+            if let Some(on_error) = on_error {
+                call_back(|| on_error(why));
+            }
+        });
+        let mut state = self.end_delivery(self.state());
+        state.end_told = true;
+        let parked = std::mem::take(&mut state.parked);
+        let for_room = state.take_for_room();
+        drop(state);
+        parked.into_iter().chain(for_room).for_each(Waker::wake);
+        drop(keep);
+    }
+
+    /// What runs in the process is not to be trusted any more.
+    fn kill(&self) {
+        let running = Arc::clone(&self.running);
+        // On the hub's thread its birth must not be waited for.
+        self.running.on_birth(move |_| {
+            // It may have ended by itself, which is as good.
+            let _ = running.kill(libc::SIGKILL);
+        });
+    }
+
+    pub(super) fn see_exit(&self, exit: Result<Exit, proc::Error>) {
+        let mut state = self.state();
+        state.exit = Some(exit);
+        if state.eof.is_some() {
+            drop(state);
+            return self.end_by_exit();
+        }
+        state.hub_rests = false;
+        self.update_watch(&mut state);
+        drop(state);
+        // Its children may still hold the socket. What it has said itself is there, and is received before the end.
+        seqpacket::shut(self.socket.as_fd());
+    }
+
+    pub(super) fn end_by_exit(&self) {
+        let exit = self.state().exit.clone();
+        match exit {
+            Some(Ok(exit)) => self.end(Lost::Died(Box::new(exit))),
+            Some(Err(error)) => self.end(Lost::NeverBorn(Box::new(error))),
+            None => {}
+        }
+    }
+}

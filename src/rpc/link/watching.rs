@@ -1,0 +1,117 @@
+//! What the hub does for a link, and when.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::{Link, State};
+use crate::proc::hub::{Source, Token};
+use crate::rpc::error::Lost;
+
+/// So long after the last waiting caller has gone, the hub takes the receiving up again if nothing else is outstanding.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// A process that has closed its socket ends; so long is waited for that.
+pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
+
+impl Source for Link {
+    fn ready(self: Arc<Self>, _: Token, events: EpollFlags) {
+        let mut state = self.state();
+        if events.is_empty() {
+            let late = self.look_after(&mut state);
+            if let Some(why) = late {
+                drop(state);
+                return self.end(why);
+            }
+            state = self.end_overdue(state);
+        }
+        if events.contains(EpollFlags::EPOLLOUT) {
+            state.no_room = false;
+        }
+        let mut state = self.flush(state);
+        let arrived = events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+        if arrived && !state.receiving && state.eof.is_none() && state.end.is_none() {
+            state.receiving = true;
+            drop(state);
+            self.receive_some();
+            state = self.state();
+            state.receiving = false;
+        }
+        self.update_watch(&mut state);
+        let parked = std::mem::take(&mut state.parked);
+        drop(state);
+        parked.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Link {
+    /// What was to be done by now.
+    fn look_after(&self, state: &mut State) -> Option<Lost> {
+        let now = Instant::now();
+        state.flush_asked = false;
+        if state.send_after.is_some_and(|at| at <= now) {
+            state.send_after = None;
+        }
+        if state.look_at.is_some_and(|at| at <= now) {
+            state.look_at = None;
+            if std::mem::take(&mut state.called_since) {
+                self.look_later(state);
+            } else if !state.receiving {
+                state.hub_rests = false;
+            }
+        }
+        let overdue = state.eof.is_some_and(|since| since + END_WITHIN <= now) && state.exit.is_none();
+        overdue.then(|| Lost::Protocol { words: "it closed its socket and did not end".to_owned() })
+    }
+
+    /// Somebody waits for what comes in, and not by receiving it.
+    pub(super) fn let_hub_receive(&self, state: &mut State) {
+        if !state.receiving {
+            state.hub_rests = false;
+            self.update_watch(state);
+        }
+    }
+
+    pub(super) fn look_later(&self, state: &mut State) {
+        if state.look_at.is_none() {
+            let at = Instant::now() + LINGER;
+            state.look_at = Some(at);
+            self.remind(state, at);
+        }
+    }
+
+    /// Watches for what is wanted of the hub at this moment.
+    pub(super) fn update_watch(&self, state: &mut State) {
+        let Some((token, before)) = state.watch else { return };
+        if state.end.is_some() {
+            self.hub.forget(token, self.socket.as_fd());
+            state.watch = None;
+            return;
+        }
+        let mut events = EpollFlags::empty();
+        if !state.hub_rests && state.eof.is_none() {
+            events |= EpollFlags::EPOLLIN;
+        }
+        if state.no_room && !state.outbox.is_empty() {
+            events |= EpollFlags::EPOLLOUT;
+        }
+        if events.is_empty() {
+            // A hangup is told even to who asks for nothing: this once, and not over and over.
+            events = EpollFlags::EPOLLONESHOT;
+        }
+        if events != before && self.hub.change(token, self.socket.as_fd(), events).is_ok() {
+            state.watch = Some((token, events));
+        }
+    }
+
+    /// Has the hub look after this link then.
+    pub(super) fn remind(&self, state: &State, at: Instant) {
+        if let Some((token, _)) = state.watch {
+            // The hub's own eventfd always takes a further 1.
+            let _ = self.hub.remind(token, at);
+        }
+    }
+}
