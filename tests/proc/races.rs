@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::support::{Outcome, test};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 pub fn tests() -> Vec<Trial> {
     vec![

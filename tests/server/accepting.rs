@@ -209,11 +209,12 @@ fn with_reuseport_a_slot_whose_worker_cannot_start_gets_a_stand_in_until_it_can(
     let server =
         Launch::fixture("probe").args(["--workers", "3", "--accept", "reuseport", "--arg"]).arg(orders.arg()).start();
     let queues = listening(&server);
+    assert_eq!(queues.len(), 3);
     let old = server.workers()[&1];
     orders.give("start-1", "fail the disk is full");
     signal_process(old, Signal::SIGKILL);
     let stand_in = server.log.wait("a stand-in", |record| record.is("standing in")).pid();
-    assert_eq!(held(stand_in, &queues).len(), 2);
+    assert_eq!(held(stand_in, &queues).len(), 2, "{}", server.log.text());
     for _ in 0..100 {
         let who = server.client().exchange("who").expect("every queue is served");
         assert!(!who.starts_with("1 "), "{who}");

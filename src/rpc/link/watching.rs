@@ -14,8 +14,9 @@ use crate::rpc::error::Lost;
 /// So long after the last waiting caller has gone, the hub takes the receiving up again if nothing else is outstanding.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// A process that has closed its socket ends; so long is waited for that.
-pub(super) const END_WITHIN: Duration = Duration::from_secs(2);
+/// A process that has closed its socket ends; so long is waited for that, because the news of its end comes another way and
+/// may be late on a busy machine.
+pub(super) const END_WITHIN: Duration = Duration::from_secs(10);
 
 impl Source for Link {
     fn ready(self: Arc<Self>, _: Token, events: EpollFlags) {

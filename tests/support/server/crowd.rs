@@ -2,9 +2,12 @@
 //!
 //! A client whose connect(2) has not succeeded has been promised nothing: it may be refused once the server has been told to
 //! stop. One that is connected counts on a whole answer. A reset, an end without an answer and half an answer are losses.
+//! A kept connection that its server has closed before the next request is sent is no loss: each client has to look out for
+//! that (RFC 9112, section 9.3.1), and takes another connection.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -194,7 +197,7 @@ impl Desk {
                 Ok(Turn::Answered { closes }) => {
                     self.tally.answered += 1;
                     self.shared.answered.fetch_add(1, Ordering::Relaxed);
-                    if closes {
+                    if closes || client.was_closed() {
                         return Some(true);
                     }
                     if let Err(error) = client.ask(self.habit) {
@@ -228,6 +231,11 @@ impl Client {
     fn ask(&mut self, habit: Habit) -> io::Result<()> {
         let close = if habit == Habit::KeepAlive { "" } else { "Connection: close\r\n" };
         self.socket.write_all(format!("GET / HTTP/1.1\r\nHost: test\r\n{close}\r\n").as_bytes())
+    }
+
+    /// The server has ended the connection in good order, between two requests.
+    fn was_closed(&self) -> bool {
+        matches!(self.socket.peek(&mut [MaybeUninit::uninit()]), Ok(0))
     }
 
     fn receive(&mut self) -> io::Result<Turn> {

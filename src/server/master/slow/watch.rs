@@ -12,7 +12,9 @@ use crate::sys::clock::Monotonic;
 /// How long before the soft deadline a worker is looked at: later it would be seen in what the deadline made of it.
 const AHEAD: Duration = Duration::from_millis(50);
 
-/// How long after its hard deadline a worker may take to end itself. It is busy unwinding and dying by then.
+/// How long a worker that was seen beyond its hard deadline may take to end itself: it is busy dying by then. It counts from
+/// that look and not from the deadline, because what keeps the worker from running (a machine that stands still or is
+/// overloaded) keeps the master from looking as well.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Requests that began since are found at the latest after this time, and after this part of the usual timeout.
@@ -50,6 +52,7 @@ pub(super) struct Watch {
 struct Seen {
     started: Monotonic,
     sampled: bool,
+    overdue_since: Option<Monotonic>,
     given_up: bool,
 }
 
@@ -78,6 +81,7 @@ impl Watch {
             let mut seen = before.remove(&request.id).filter(|seen| seen.started == request.started).unwrap_or(Seen {
                 started: request.started,
                 sampled: false,
+                overdue_since: None,
                 given_up: false,
             });
             let due_for_sample = now.after(AHEAD) >= request.soft;
@@ -85,8 +89,9 @@ impl Watch {
                 seen.sampled = true;
                 steps.push((request.id, Step::Sample));
             }
-            let end = request.hard.after(GRACE);
-            if now >= end && !seen.given_up {
+            if now < request.hard {
+                seen.overdue_since = None;
+            } else if now >= seen.overdue_since.get_or_insert(now).after(GRACE) && !seen.given_up {
                 seen.given_up = true;
                 steps.push((request.id, Step::GiveUp));
             }
@@ -95,7 +100,7 @@ impl Watch {
                 let left = request.soft.since(now).saturating_sub(AHEAD);
                 next = next.min(now.after(left));
             } else if !seen.given_up {
-                next = next.min(end);
+                next = next.min(seen.overdue_since.map_or(request.hard, |since| since.after(GRACE)));
             }
             self.seen.insert(request.id, seen);
         }
@@ -169,6 +174,16 @@ mod tests {
             Some(request(0, 1_000 + later, 2_000 + later))
         });
         assert_eq!(steps, [(3_950, Step::Sample), (5_500, Step::GiveUp)]);
+    }
+
+    #[test]
+    fn a_worker_gets_its_grace_even_where_the_master_looks_late() {
+        let mut watch = Watch::new(Some(Duration::from_secs(2)), at(0));
+        let late = Some(request(0, 400, 600));
+        assert_eq!(watch.look(at(5_000), late), [(ID, Step::Sample)]);
+        assert_eq!(watch.next(), at(5_500));
+        assert!(watch.look(at(5_499), late).is_empty());
+        assert_eq!(watch.look(at(5_500), late), [(ID, Step::GiveUp)]);
     }
 
     #[test]
