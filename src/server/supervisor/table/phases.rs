@@ -1,15 +1,8 @@
-//! The whole policy, in six tables: what the server does, how an upgrade of the master goes, what a seat needs, what
-//! becomes of a template, what a report makes of a worker, and how failures change the fleet's health.
-//!
-//! What no table can say is decided in three other files, each about numbers: `recycling` when a worker is worn out,
-//! `scaling` how many workers there are to be, `farewell` when the queues count as served. All others keep the books that
-//! the tables are asked with.
+//! The server's table: what it does about what happens, by where it stands in its life.
 
-use super::fleet::WorkerState;
-use super::message::{Exit, Signal};
-use super::restarts::Cause;
-use super::templates::TemplateState;
 use crate::server::Slot;
+use crate::server::supervisor::message::Signal;
+use crate::server::supervisor::restarts::Cause;
 
 /// Where the server stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,34 +39,34 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// Whether each slot below the target is to have a worker.
-    pub(super) fn is_staffed(self) -> bool {
+    pub(in crate::server::supervisor) fn is_staffed(self) -> bool {
         matches!(self, Self::Booting | Self::Serving | Self::Preparing | Self::Rolling | Self::Unready | Self::Gated)
     }
 
     /// Whether a client that comes is to be served, even if there must be one worker more for it.
-    pub(super) fn welcomes(self) -> bool {
+    pub(in crate::server::supervisor) fn welcomes(self) -> bool {
         self.is_staffed() && self != Self::Booting
     }
 
     /// Whether the listeners are closed, and nobody is forked any more.
-    pub(super) fn is_ending(self) -> bool {
+    pub(in crate::server::supervisor) fn is_ending(self) -> bool {
         matches!(self, Self::Stopping | Self::Quitting | Self::Killing | Self::Yielding | Self::Left)
     }
 
     /// Whether the server has been told to leave, or is on its way out.
-    pub(super) fn is_leaving(self) -> bool {
+    pub(in crate::server::supervisor) fn is_leaving(self) -> bool {
         matches!(self, Self::Unready | Self::Gated) || self.is_ending()
     }
 
     /// Whether a new master may be started beside this one, which has proven itself.
-    fn is_upgradable(self) -> bool {
+    pub(super) fn is_upgradable(self) -> bool {
         matches!(self, Self::Serving | Self::Preparing | Self::Rolling | Self::Paused | Self::Replenishing)
     }
 }
 
 /// What a generation is to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(in crate::server::supervisor) enum Role {
     /// The one that serves.
     Current,
     /// The one that a reload brings.
@@ -84,7 +77,7 @@ pub(super) enum Role {
 
 /// An event, or a condition that now holds, as the server's table sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cue {
+pub(in crate::server::supervisor) enum Cue {
     Boot,
     TemplateReady(Role),
     /// It failed, died, or was given up.
@@ -115,7 +108,7 @@ pub(super) enum Cue {
 
 /// What the server does about a cue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(in crate::server::supervisor) enum Step {
     Nothing,
     StartFirstTemplate,
     FailBoot,
@@ -160,7 +153,7 @@ pub(super) enum Step {
 
 /// The server's table: the phase after the cue, and the step to it.
 #[rustfmt::skip]
-pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
+pub(in crate::server::supervisor) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
     use Cue::*;
     use Phase::*;
     use Role::{Current, Incoming};
@@ -231,280 +224,5 @@ pub(super) fn transition(phase: Phase, cue: Cue) -> (Phase, Step) {
 
         (_,                                       Asked(signal))                 => (phase,     Step::IgnoreSignal(signal)),
         _                                                                        => (phase,     Step::Nothing),
-    }
-}
-
-/// Where an upgrade of the master stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Upgrade {
-    /// None is under way.
-    Idle,
-    /// The new master boots, and this one serves on.
-    UnderWay,
-    /// The new master is killed, and its end has not been reported.
-    CalledOff,
-    /// The new master serves.
-    Done,
-}
-
-/// What an upgrade depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UpgradeCue {
-    Asked,
-    /// The new master serves.
-    Ready,
-    /// The new master is gone, or never came to be.
-    Lost,
-    /// The new master's time is up.
-    Late,
-    /// Condition: this server is on its way out.
-    Ending,
-}
-
-/// What is done about an upgrade.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UpgradeStep {
-    Nothing,
-    Start,
-    Ignore,
-    HandOver,
-    /// It has failed, and this master stays.
-    Fail,
-    /// The same, and the new master is killed.
-    CallOff,
-}
-
-/// The upgrade's table. Until the new master serves, it is a part of this server, and whoever stops that stops both.
-#[rustfmt::skip]
-pub(super) fn upgrade(phase: Phase, upgrade: Upgrade, cue: UpgradeCue) -> (Upgrade, UpgradeStep) {
-    use Upgrade::*;
-    use UpgradeCue::*;
-    match (upgrade, cue) {
-        (Idle,      Asked) if phase.is_upgradable() => (UnderWay,  UpgradeStep::Start),
-        (_,         Asked) if !phase.is_leaving()   => (upgrade,   UpgradeStep::Ignore),
-        (UnderWay,  Ready)                          => (Done,      UpgradeStep::HandOver),
-        (UnderWay,  Lost)                           => (Idle,      UpgradeStep::Fail),
-        (UnderWay,  Late | Ending)                  => (CalledOff, UpgradeStep::CallOff),
-        (CalledOff, Lost)                           => (Idle,      UpgradeStep::Nothing),
-        (_,         _)                              => (upgrade,   UpgradeStep::Nothing),
-    }
-}
-
-/// Who sits in one half of a seat; workers on their way out sit nowhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sitter {
-    Nobody,
-    /// Asked for, and not yet ready.
-    Unready,
-    Ready,
-}
-
-/// What a seat needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SeatStep {
-    Rest,
-    /// Drain whoever sits there.
-    Vacate,
-    /// Fork a worker as soon as the slot's delay is over and the template is ready.
-    Fork,
-    /// The same, once the surge has room.
-    ForkBeside,
-    /// The successor is ready: drain the old one.
-    DrainStale,
-}
-
-/// The seats' table: is the seat wanted, who sits there of another generation than the wanted one, who of that one.
-#[rustfmt::skip]
-pub(super) fn seat(wanted: bool, stale: Sitter, fresh: Sitter) -> SeatStep {
-    use Sitter::*;
-    match (wanted, stale, fresh) {
-        (false, Nobody,          Nobody)          => SeatStep::Rest,
-        (false, _,               _)               => SeatStep::Vacate,
-        (true,  Nobody,          Nobody)          => SeatStep::Fork,
-        (true,  Nobody,          Unready | Ready) => SeatStep::Rest,
-        (true,  Unready | Ready, Nobody)          => SeatStep::ForkBeside,
-        (true,  Unready | Ready, Unready)         => SeatStep::Rest,
-        (true,  Unready | Ready, Ready)           => SeatStep::DrainStale,
-    }
-}
-
-/// What becomes of a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TemplateStep {
-    Keep,
-    Close,
-    /// It is gone, and no other is to follow.
-    Forget,
-}
-
-/// The templates' table: may it have to fork again, where does it stand, is a worker of its generation left.
-#[rustfmt::skip]
-pub(super) fn template(needed: bool, state: TemplateState, has_workers: bool) -> TemplateStep {
-    use TemplateState::*;
-    match (needed, state, has_workers) {
-        (true,  _,        _)     => TemplateStep::Keep,
-        (false, Starting, _)     => TemplateStep::Close,
-        // It is the parent that reaps them.
-        (false, Ready,    true)  => TemplateStep::Keep,
-        (false, Ready,    false) => TemplateStep::Close,
-        (false, Lost,     _)     => TemplateStep::Forget,
-    }
-}
-
-/// What is heard of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Report {
-    Forked {
-        pid: i32,
-    },
-    Ready,
-    /// It has closed its socket.
-    HungUp,
-    /// It is long over its hard deadline.
-    Stuck,
-    /// Its service said no; it leaves by itself.
-    Refused {
-        words: String,
-    },
-    /// No process came to be, because of its template.
-    NoProcess {
-        words: String,
-    },
-    /// No process came to be, for want of something that all would have wanted.
-    Shortage {
-        words: String,
-    },
-    /// It has answered a request.
-    Served,
-    /// Its timer ran out.
-    Late,
-    /// Its timer ran out, and its template has not even told its pid.
-    LateUnborn,
-    Exited {
-        exit: Exit,
-        words: Option<String>,
-    },
-}
-
-/// What a report makes of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WorkerStep {
-    /// A late or double word.
-    Ignore,
-    NotePid,
-    /// It exists, and has the rest of the start timeout.
-    Start,
-    Serve,
-    /// Whatever becomes of it, it has served well.
-    NoteServed,
-    /// Its end is to be reported within the reap timeout.
-    AwaitEnd,
-    /// It leaves by itself, within the quick timeout; its start has failed.
-    Dismiss,
-    /// Kill it; its start has failed.
-    GiveUp,
-    /// Kill it; it was leaving anyway.
-    Kill,
-    /// Kill it, which its own alarm did not end.
-    KillStuck,
-    /// Kill it, which hung up and did not end; or its template, which does not say so, has another chance to.
-    KillHungUp,
-    /// Its template is stuck, and neither forks nor reaps: give that up, and with it all it has not forked.
-    BlameTemplate,
-    /// It is gone, and its start has failed.
-    BuryUnready,
-    /// It is gone, and had served.
-    BuryServing,
-    /// It is gone, as was wished.
-    Bury,
-}
-
-/// The workers' table.
-#[rustfmt::skip]
-pub(super) fn report(state: WorkerState, report: &Report) -> WorkerStep {
-    use Report::*;
-    use WorkerState as W;
-    match (state, report) {
-        (W::Asked,                    Forked { .. })                    => WorkerStep::Start,
-        (_,                           Forked { .. })                    => WorkerStep::NotePid,
-        // The worker's own socket may be read before the template's: ready may come before forked.
-        (W::Asked | W::Starting,      Ready)                            => WorkerStep::Serve,
-        (W::Asked | W::Starting,      Refused { .. })                   => WorkerStep::Dismiss,
-        (W::Asked | W::Starting,      Late)                             => WorkerStep::GiveUp,
-        // One that is ready is late only if it has hung up.
-        (W::Asked | W::Ready | W::Draining, LateUnborn)                 => WorkerStep::BlameTemplate,
-        (W::Draining,                 Late)                             => WorkerStep::Kill,
-        (W::Asked | W::Starting | W::Ready | W::Draining, HungUp)       => WorkerStep::AwaitEnd,
-        (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
-        (W::Ready | W::Draining,      Stuck)                            => WorkerStep::KillStuck,
-        (W::Asked | W::Starting | W::Killed, Stuck)                     => WorkerStep::Ignore,
-        // A killed process ends, so it is its parent that does not reap.
-        (W::Killed,                   Late | LateUnborn)                => WorkerStep::BlameTemplate,
-        (W::Asked | W::Starting | W::Ready,  Served)                    => WorkerStep::NoteServed,
-        (W::Draining | W::Killed,     Served)                           => WorkerStep::Ignore,
-        (W::Asked | W::Starting,      NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryUnready,
-        (W::Ready,                    NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryServing,
-        (W::Draining | W::Killed,     NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::Bury,
-        (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
-        (W::Killed,                   HungUp)                           => WorkerStep::Ignore,
-        // Whoever starts is born.
-        (W::Starting,                 LateUnborn)                       => WorkerStep::Ignore,
-    }
-}
-
-/// How the fleet stands with its failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Health {
-    /// Each slot is filled as its own delay allows.
-    Sound,
-    /// Something is lacking that every fork needs: after a growing delay one is tried.
-    Short,
-    /// The restart budget is spent: after a growing delay one worker is tried, which is to serve well.
-    Degraded,
-}
-
-/// What happens to the fleet's health. The probe is the one worker that is tried while it is not sound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Strain {
-    Shortage,
-    BudgetSpent,
-    ProbeBorn,
-    ProbeServedWell,
-    /// It failed, or was sent away before it could prove anything.
-    ProbeFailed,
-    /// Condition: every seat is taken, and by no probe.
-    NobodyLacks,
-    /// New code, new luck.
-    NewGeneration,
-}
-
-/// What is done about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HealthStep {
-    Nothing,
-    /// None is forked for a growing delay.
-    Rest,
-    /// The slots' own delays end: from now on the fleet's counts.
-    Degrade,
-    Relieve,
-    Recover,
-    /// All that was counted is forgotten.
-    Forget,
-}
-
-/// The fleet's table: its health after the strain, and the step to it.
-#[rustfmt::skip]
-pub(super) fn health(health: Health, strain: Strain) -> (Health, HealthStep) {
-    use Health::*;
-    use Strain::*;
-    match (health, strain) {
-        (Sound,            Shortage)                      => (Short,    HealthStep::Rest),
-        (Short,            ProbeFailed)                   => (Short,    HealthStep::Rest),
-        (Short,            ProbeBorn | NobodyLacks)       => (Sound,    HealthStep::Relieve),
-        (Sound | Short,    BudgetSpent)                   => (Degraded, HealthStep::Degrade),
-        (Degraded,         ProbeFailed)                   => (Degraded, HealthStep::Rest),
-        (Degraded,         ProbeServedWell | NobodyLacks) => (Sound,    HealthStep::Recover),
-        (_,                NewGeneration)                 => (Sound,    HealthStep::Forget),
-        _                                                 => (health,   HealthStep::Nothing),
     }
 }
