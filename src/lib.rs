@@ -23,6 +23,9 @@ pub mod fuzzing;
 
 #[cfg(feature = "cli")]
 pub use cli::serve;
+/// The crate of the log, in the version that [`server::run`] and [`server::WorkerCx::log`] speak: a program that logs with it
+/// needs no dependency of its own, whose version might be another.
+pub use slog;
 pub use sys::kernel::KernelTooOld;
 
 /// Makes this process a template if it was spawned as one, and returns in every other process.

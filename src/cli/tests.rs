@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use super::*;
-use crate::server::{AcceptMode, Bytes, DynamicScaling, LogFormat, LogLevel, RestartBudget, Scaling};
+use crate::server::{AcceptMode, DynamicScaling, LogFormat, LogLevel, MemorySize, RestartBudget, Scaling};
 
 fn arguments(line: &[&str]) -> Vec<OsString> {
     std::iter::once("/usr/bin/lookup").chain(line.iter().copied()).map(OsString::from).collect()
@@ -74,7 +74,7 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.graceful_timeout, Duration::ZERO);
     assert_eq!(config.max_requests.map(NonZeroU64::get), Some(10_000));
     assert_eq!(config.max_age, Some(Duration::from_secs(3600)));
-    assert_eq!(config.max_memory.map(Bytes::get), Some(200 << 20));
+    assert_eq!(config.max_memory.map(MemorySize::get), Some(200 << 20));
     let failures = 5.try_into().expect("not zero");
     assert_eq!(config.restart_budget, RestartBudget::Exactly { failures, window: Duration::from_secs(10) });
     assert_eq!(config.max_surge.get(), 3);

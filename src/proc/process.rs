@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::exec_command::ExecCommand;
+use super::exit::Exit;
 use super::message::{Blob, Command};
 use super::node::Node;
 use super::running::Running;
@@ -161,6 +162,20 @@ impl Process {
     /// As [`pid`](Process::pid); EMFILE; or the process is known to have ended.
     pub fn pidfd(&self) -> Result<OwnedFd, Error> {
         clone_pidfd(&self.node)
+    }
+
+    /// Sends a signal (signal(7)) to exactly this process, whatever it is at: one that hangs in a call hears neither the handle's
+    /// drop nor a further instruction. One that has ended is no error.
+    ///
+    /// # Errors
+    /// It was not born; EPERM, if it runs as another user; EINVAL, if there is no such signal.
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        self.node.kill(signal)
+    }
+
+    /// The process's end, if it has come; an error, if it was never born.
+    pub fn try_wait(&self) -> Option<Result<Exit, Error>> {
+        self.node.exit_now()
     }
 
     /// Gives up the handle but not the process: its conversation can be sent to another process, which makes

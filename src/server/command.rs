@@ -36,73 +36,77 @@ use crate::sys::{reaper, wait};
 /// ```
 #[derive(Debug)]
 #[must_use = "nothing is started before `spawn`"]
-pub struct Command {
+pub struct WorkerCommand {
     program: String,
     exec: ExecCommand,
     detached: bool,
 }
 
-impl Command {
-    pub(super) fn new(program: impl AsRef<OsStr>) -> Command {
+impl WorkerCommand {
+    pub(super) fn new(program: impl AsRef<OsStr>) -> WorkerCommand {
         let program = program.as_ref();
-        Command { program: program.to_string_lossy().into_owned(), exec: ExecCommand::new(program), detached: false }
+        WorkerCommand {
+            program: program.to_string_lossy().into_owned(),
+            exec: ExecCommand::new(program),
+            detached: false,
+        }
     }
 
     /// Adds an argument.
-    pub fn arg(self, arg: impl AsRef<OsStr>) -> Command {
+    pub fn arg(self, arg: impl AsRef<OsStr>) -> WorkerCommand {
         self.with(|exec| exec.arg(arg))
     }
 
     /// Adds arguments.
-    pub fn args<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> Command {
+    pub fn args<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> WorkerCommand {
         self.with(|exec| exec.args(args))
     }
 
     /// Sets a variable; the others are the worker's.
-    pub fn env(self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Command {
+    pub fn env(self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> WorkerCommand {
         self.with(|exec| exec.env(key, value))
     }
 
     /// Removes a variable.
-    pub fn env_remove(self, key: impl AsRef<OsStr>) -> Command {
+    pub fn env_remove(self, key: impl AsRef<OsStr>) -> WorkerCommand {
         self.with(|exec| exec.env_remove(key))
     }
 
     /// Starts from an empty environment; what [`env`](Self::env) has set before is gone too.
-    pub fn env_clear(self) -> Command {
+    pub fn env_clear(self) -> WorkerCommand {
         self.with(ExecCommand::env_clear)
     }
 
     /// The program's working directory. A path of the program that is not absolute is looked up from there.
-    pub fn current_dir(self, directory: impl AsRef<Path>) -> Command {
+    pub fn current_dir(self, directory: impl AsRef<Path>) -> WorkerCommand {
         self.with(|exec| exec.current_dir(directory))
     }
 
     /// Its standard input, such as a file or the reading end of a pipe.
-    pub fn stdin(self, fd: impl Into<OwnedFd>) -> Command {
+    pub fn stdin(self, fd: impl Into<OwnedFd>) -> WorkerCommand {
         self.with(|exec| exec.stdin(fd))
     }
 
     /// Its standard output, such as a file or the writing end of a pipe.
-    pub fn stdout(self, fd: impl Into<OwnedFd>) -> Command {
+    pub fn stdout(self, fd: impl Into<OwnedFd>) -> WorkerCommand {
         self.with(|exec| exec.stdout(fd))
     }
 
     /// Its standard error.
-    pub fn stderr(self, fd: impl Into<OwnedFd>) -> Command {
+    pub fn stderr(self, fd: impl Into<OwnedFd>) -> WorkerCommand {
         self.with(|exec| exec.stderr(fd))
     }
 
     /// In a session of its own (setsid(2)), with /dev/null where nothing is given: no terminal's signals reach it, it does
     /// not hold the server's output or log open, and nothing of the server waits for it. A service manager may still count
     /// it to the server and end it with it, as systemd does by default (systemd.kill(5), `KillMode`).
-    pub fn detached(mut self) -> Command {
+    pub fn detached(mut self) -> WorkerCommand {
         self.detached = true;
         self
     }
 
-    fn with(self, change: impl FnOnce(ExecCommand) -> ExecCommand) -> Command {
-        Command { exec: change(self.exec), ..self }
+    fn with(self, change: impl FnOnce(ExecCommand) -> ExecCommand) -> WorkerCommand {
+        WorkerCommand { exec: change(self.exec), ..self }
     }
 
     /// Starts it.
@@ -155,7 +159,7 @@ impl Subprocess {
     /// As for [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = wait::reap_interruptibly(self.pid, false)?.map(ExitStatus::from_raw);
+            self.status = wait::try_reap(self.pid)?.map(ExitStatus::from_raw);
         }
         Ok(self.status)
     }
@@ -178,8 +182,8 @@ impl Subprocess {
             if let Some(status) = self.status {
                 return Ok(status);
             }
-            match wait::reap_interruptibly(self.pid, true) {
-                Ok(status) => self.status = status.map(ExitStatus::from_raw),
+            match wait::reap_interruptibly(self.pid) {
+                Ok(status) => self.status = Some(ExitStatus::from_raw(status)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => interrupted()?,
                 Err(error) => return Err(error),
             }
@@ -198,8 +202,8 @@ impl Drop for Subprocess {
 
 impl RequestCx<'_> {
     /// A program to start: by its path, or by its name if PATH leads to it.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(program)
+    pub fn command(&self, program: impl AsRef<OsStr>) -> WorkerCommand {
+        WorkerCommand::new(program)
     }
 
     /// Waits for the end of a subprocess, at most until the deadline.
@@ -214,7 +218,7 @@ impl RequestCx<'_> {
 
 impl WorkerCx {
     /// A program to start: by its path, or by its name if PATH leads to it.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(program)
+    pub fn command(&self, program: impl AsRef<OsStr>) -> WorkerCommand {
+        WorkerCommand::new(program)
     }
 }

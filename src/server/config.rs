@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::fleet_config::{Bytes, RestartBudget, Scaling};
+use super::fleet_config::{MemorySize, RestartBudget, Scaling};
 
 /// How a server runs.
 ///
@@ -70,7 +70,7 @@ pub struct Config {
     pub max_age: Option<Duration>,
     /// A worker of which so much memory is resident is followed by another, with the same jitter; what it shares with the
     /// template counts. `None` is never. Default: `None`.
-    pub max_memory: Option<Bytes>,
+    pub max_memory: Option<MemorySize>,
     /// How many workers may fail before the server is degraded. Default: [`RestartBudget::Usual`].
     pub restart_budget: RestartBudget,
     /// How many workers a reload may hold beyond their number at one time, while old ones wait for their successors.

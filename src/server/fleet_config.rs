@@ -15,6 +15,7 @@ use super::config::Workers;
 /// request. A degraded server keeps the workers that are ready, and tries one further worker at a time, after delays that
 /// grow from one to 30 seconds; as soon as one of these serves well, or a reload brings a new generation, it is as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum RestartBudget {
     /// Six, and two for each worker, within a minute: a slot alone, whose own delays grow, spends it only where there
     /// are few others.
@@ -44,6 +45,7 @@ impl RestartBudget {
 
 /// How the number of workers follows the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Scaling {
     /// As many as the configuration says, and TTIN and TTOU change.
     #[default]
@@ -149,29 +151,29 @@ impl DynamicScaling {
 /// It is written as a number and a unit: `B`, `KiB`, `MiB` or `GiB`, powers of 1024.
 ///
 /// ```
-/// use hatchery::server::Bytes;
+/// use hatchery::server::MemorySize;
 ///
-/// assert_eq!("200MiB".parse::<Bytes>()?.get(), 200 << 20);
-/// assert_eq!("1536KiB".parse::<Bytes>()?.to_string(), "1536KiB");
+/// assert_eq!("200MiB".parse::<MemorySize>()?.get(), 200 << 20);
+/// assert_eq!("1536KiB".parse::<MemorySize>()?.to_string(), "1536KiB");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(u64);
+pub struct MemorySize(u64);
 
 /// No amount of memory; the message says how one is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write a number from 1 on and its unit: B, KiB, MiB or GiB, such as 200MiB")]
-pub struct BytesError;
+pub struct MemorySizeError;
 
-impl Bytes {
+impl MemorySize {
     const UNITS: [(&'static str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
     /// An amount in bytes.
     ///
     /// # Errors
-    /// [`BytesError`] for none.
-    pub fn new(bytes: u64) -> Result<Bytes, BytesError> {
-        if bytes == 0 { Err(BytesError) } else { Ok(Bytes(bytes)) }
+    /// [`MemorySizeError`] for none.
+    pub fn new(bytes: u64) -> Result<MemorySize, MemorySizeError> {
+        if bytes == 0 { Err(MemorySizeError) } else { Ok(MemorySize(bytes)) }
     }
 
     /// The number of bytes.
@@ -180,18 +182,19 @@ impl Bytes {
     }
 }
 
-impl FromStr for Bytes {
-    type Err = BytesError;
+impl FromStr for MemorySize {
+    type Err = MemorySizeError;
 
-    fn from_str(text: &str) -> Result<Bytes, BytesError> {
-        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or(BytesError)?);
-        let (_, factor) = Self::UNITS.into_iter().find(|(name, _)| *name == unit.trim_start()).ok_or(BytesError)?;
-        let number: u64 = digits.parse().map_err(|_| BytesError)?;
-        Bytes::new(number.checked_mul(factor).ok_or(BytesError)?)
+    fn from_str(text: &str) -> Result<MemorySize, MemorySizeError> {
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or(MemorySizeError)?);
+        let (_, factor) =
+            Self::UNITS.into_iter().find(|(name, _)| *name == unit.trim_start()).ok_or(MemorySizeError)?;
+        let number: u64 = digits.parse().map_err(|_| MemorySizeError)?;
+        MemorySize::new(number.checked_mul(factor).ok_or(MemorySizeError)?)
     }
 }
 
-impl fmt::Display for Bytes {
+impl fmt::Display for MemorySize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |(_, factor): &(&str, u64)| self.0.is_multiple_of(*factor);
         let (unit, factor) = Self::UNITS.into_iter().find(whole).unwrap_or(("B", 1));
@@ -206,13 +209,13 @@ mod tests {
     #[test]
     fn an_amount_of_memory_has_a_unit_and_is_shown_as_it_is_written() {
         for (text, bytes) in [("1B", 1), ("512KiB", 512 << 10), ("3 MiB", 3 << 20), ("2GiB", 2 << 30)] {
-            let read: Bytes = text.parse().expect(text);
+            let read: MemorySize = text.parse().expect(text);
             assert_eq!(read.get(), bytes);
             assert_eq!(read.to_string(), text.replace(' ', ""));
             assert_eq!(read.to_string().parse(), Ok(read));
         }
         for text in ["", "200", "MiB", "0B", "1.5GiB", "-1MiB", "1MB", "1mib", "99999999999GiB"] {
-            assert_eq!(text.parse::<Bytes>(), Err(BytesError), "{text}");
+            assert_eq!(text.parse::<MemorySize>(), Err(MemorySizeError), "{text}");
         }
     }
 }

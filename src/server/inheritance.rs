@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::listener::Listener;
 use super::service::BoxError;
 use crate::proc::{self, Channel, Received};
+use crate::sys::file_identity::FileIdentity;
 
 /// From a master to the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +51,8 @@ pub(crate) struct PassedListener {
     pub(crate) configured: String,
     /// The address at which it is reached.
     pub(crate) address: String,
-    /// Device and inode of the file that stands for a Unix socket which the server has bound.
-    pub(crate) file: Option<(u64, u64)>,
+    /// The file that stands for a Unix socket which the server has bound.
+    pub(crate) file: Option<FileIdentity>,
     /// The slot whose own queue it has.
     pub(crate) slot: Option<u32>,
 }

@@ -68,7 +68,8 @@ impl Listener {
     }
 
     /// As [`Listener::bind_all`], but what `inherited` has for an address is taken from there instead of bound. What
-    /// is not wanted stays there.
+    /// is not wanted stays there, and so does a Unix socket that no client finds any more: its path was removed or replaced,
+    /// so the address is bound anew.
     pub(crate) fn bind_all_but(
         addresses: &[Address],
         inherited: &mut Vec<Listener>,
@@ -79,9 +80,11 @@ impl Listener {
             // It may be written in another way now.
             let found =
                 found.or_else(|| inherited.iter().position(|first| first.is_first() && first.address == *address));
-            let listener = match found {
-                Some(index) => Ok(inherited.remove(index)),
-                None => bind_beside(address, &bound),
+            let found = found.map(|index| inherited[index].is_found().map(|is_found| is_found.then_some(index)));
+            let listener = match found.transpose().map(Option::flatten) {
+                Ok(Some(index)) => Ok(inherited.remove(index)),
+                Ok(None) => bind_beside(address, &bound),
+                Err(error) => Err(error),
             };
             match listener {
                 Ok(listener) => bound.push(listener),
@@ -134,6 +137,12 @@ impl Listener {
         };
         let slot = passed.slot.map(Slot);
         Ok(Listener { socket: Socket::from(fd), configured, address, file, slot, is_lent: true })
+    }
+
+    /// Whether clients find it at its address. The path of a Unix socket may be gone, or another's by now.
+    fn is_found(&self) -> Result<bool, BindError> {
+        let in_place = self.file.as_ref().map_or(Ok(true), SocketFile::is_in_place);
+        in_place.map_err(BindError::call(&self.address, "lstat"))
     }
 
     /// From now on it is this master's own, with the file that stands for it.

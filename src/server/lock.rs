@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+
+use crate::sys::file_identity::FileIdentity;
 
 /// A lock on a file, held until it is dropped or its process ends, by whatever: the kernel lets go of it then, and the
 /// next one who waits has it.
@@ -127,9 +129,8 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether the path still leads to this file.
 fn is_still(path: &Path, file: &File) -> bool {
-    let identity = |data: fs::Metadata| (data.dev(), data.ino());
     match (fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(opened)) => identity(named) == identity(opened),
+        (Ok(named), Ok(opened)) => FileIdentity::of(&named) == FileIdentity::of(&opened),
         _ => false,
     }
 }

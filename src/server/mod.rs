@@ -46,10 +46,10 @@ pub use address::{
     AbstractName, Address, AddressError, FIRST_INHERITED_FD, HostName, InheritedFd, SocketPath, UNIX_NAME_MAX,
 };
 pub use bind_error::BindError;
-pub use command::{Command, Subprocess};
+pub use command::{Subprocess, WorkerCommand};
 pub use config::{AcceptMode, Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
-pub use fleet_config::{Bytes, BytesError, DynamicScaling, RestartBudget, Scaling, ScalingError};
+pub use fleet_config::{DynamicScaling, MemorySize, MemorySizeError, RestartBudget, Scaling, ScalingError};
 #[cfg(feature = "cli")]
 pub(crate) use hosting::host_as;
 pub use hosting::{MakeLogger, host};

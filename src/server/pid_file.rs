@@ -8,11 +8,13 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::libc;
+
+use crate::sys::file_identity::FileIdentity;
 
 /// The longest content of a pid file: a number, a newline and some spaces.
 const LONGEST: u64 = 32;
@@ -232,12 +234,7 @@ fn content(path: &Path, file: &mut File) -> Result<String, PidFileError> {
 }
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::symlink_metadata(path) {
-        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(FileIdentity::at(path)? == Some(FileIdentity::of(&file.metadata()?)))
 }
 
 impl PidFileError {

@@ -11,9 +11,9 @@
 //! into those microseconds. Binding to a temporary name and renaming would close that gap too, but then
 //! getsockname(2), and so `ss` and every client, would show the temporary name for as long as the server runs.
 
-use std::fs::{self, File, FileType, Metadata, TryLockError};
+use std::fs::{self, File, FileType, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -21,29 +21,17 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::{Address, SocketPath};
 use super::bind_error::BindError;
+use crate::sys::file_identity::FileIdentity;
 
 /// How long another starter may hold the directory. Its work takes microseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The name of a socket in the file system, and which file it was when it was bound.
+/// The name of a socket in the file system, and which file it was when it was bound: one whose identity is not used again
+/// while our socket is open, for the socket holds on to its inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: SocketPath,
-    identity: Identity,
-}
-
-/// Which file a name stands for. It cannot be used again while our socket is open, for the socket
-/// holds on to its inode.
-#[derive(Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Identity { device: metadata.dev(), inode: metadata.ino() }
-    }
+    identity: FileIdentity,
 }
 
 impl SocketFile {
@@ -57,7 +45,7 @@ impl SocketFile {
         make_way(&address, path, &name)?;
         socket.bind(&name).map_err(BindError::call(&address, "bind"))?;
         let metadata = fs::symlink_metadata(path.as_path()).map_err(BindError::call(&address, "lstat"))?;
-        let file = SocketFile { path: path.clone(), identity: Identity::of(&metadata) };
+        let file = SocketFile { path: path.clone(), identity: FileIdentity::of(&metadata) };
         if let Err(source) = socket.listen(backlog) {
             // The error that is told is listen's; a name that stays behind is a dead socket.
             let _ = file.remove();
@@ -66,24 +54,28 @@ impl SocketFile {
         Ok((socket, file))
     }
 
-    /// The file that another process has bound at `path`: its device and inode.
-    pub(super) fn bound_before(path: &SocketPath, (device, inode): (u64, u64)) -> SocketFile {
-        SocketFile { path: path.clone(), identity: Identity { device, inode } }
+    /// The file that another process has bound at `path`.
+    pub(super) fn bound_before(path: &SocketPath, identity: FileIdentity) -> SocketFile {
+        SocketFile { path: path.clone(), identity }
     }
 
-    /// Device and inode of the file.
-    pub(super) fn identity(&self) -> (u64, u64) {
-        (self.identity.device, self.identity.inode)
+    pub(super) fn identity(&self) -> FileIdentity {
+        self.identity
     }
 
-    /// Unlinks the path if it is still the file that was bound. Our socket must still be open.
+    /// Whether the path still leads to the file that was bound. Our socket must still be open.
+    ///
+    /// # Errors
+    /// Those of lstat(2).
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        Ok(FileIdentity::at(self.path.as_path())? == Some(self.identity))
+    }
+
+    /// Unlinks the path if it is [still ours](Self::is_in_place).
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::symlink_metadata(self.path.as_path()) {
-            Ok(metadata) if Identity::of(&metadata) == self.identity => {
-                gone_is_fine(fs::remove_file(self.path.as_path()))
-            }
-            Ok(_) => Ok(()),
-            Err(error) => gone_is_fine(Err(error)),
+        match self.is_in_place()? {
+            true => gone_is_fine(fs::remove_file(self.path.as_path())),
+            false => Ok(()),
         }
     }
 }

@@ -19,6 +19,7 @@ use super::clock::Monotonic;
 use super::crash;
 use super::hangup;
 use super::last_words::Cause;
+use super::signals;
 
 /// How soon the signal comes again once the soft moment has passed.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -48,9 +49,7 @@ impl Alarm {
         // SAFETY: the handler makes async-signal-safe calls only and restores errno.
         unsafe { sigaction(Signal::SIGALRM, &action) }?;
         TIMER.store(create_timer()?, Ordering::Relaxed);
-        let mut alarm = SigSet::empty();
-        alarm.add(Signal::SIGALRM);
-        alarm.thread_unblock()?;
+        signals::unblock(Signal::SIGALRM)?;
         Ok(Self(()))
     }
 

@@ -1,9 +1,12 @@
 //! The descriptor table of this process.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// Descriptors below this are redirected in a child.
+const ABOVE_REDIRECTED: RawFd = 10;
 
 /// Closes every descriptor from `first` on (close_range(2)).
 ///
@@ -42,10 +45,10 @@ pub(crate) fn set_cloexec(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A second descriptor for the same open file, CLOEXEC, at `lowest` or above.
-pub(crate) fn duplicate_above(fd: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+/// A second descriptor for the same open file, CLOEXEC, above all that are redirected in a child: what it needs until `exec`,
+/// or is to have at another number, lies there.
+pub(crate) fn duplicate_above_redirected(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(ABOVE_REDIRECTED))?;
     // SAFETY: fcntl has just made this descriptor for us; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering, c
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::signals;
+
 /// How much of a peer is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -198,9 +200,7 @@ fn install_handler() -> Result<(), Errno> {
         unsafe { sigaction(Signal::SIGIO, &action) }?;
         INSTALLED.store(true, Ordering::Relaxed);
     }
-    let mut io = SigSet::empty();
-    io.add(Signal::SIGIO);
-    io.thread_unblock()
+    signals::unblock(Signal::SIGIO)
 }
 
 /// `struct f_owner_ex` of fcntl(2).

@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod crash;
 pub(crate) mod descriptors;
 pub(crate) mod exec;
+pub(crate) mod file_identity;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod hangup;

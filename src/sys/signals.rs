@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 
 /// Blocks all signals of the calling thread; the mask that held before comes back.
@@ -12,6 +13,13 @@ pub(crate) fn block_all() -> io::Result<SigSet> {
 /// Sets the calling thread's mask, as [`block_all`] gave it.
 pub(crate) fn restore(mask: &SigSet) -> io::Result<()> {
     Ok(mask.thread_set_mask()?)
+}
+
+/// Lets this signal through to the calling thread.
+pub(crate) fn unblock(signal: Signal) -> Result<(), Errno> {
+    let mut one = SigSet::empty();
+    one.add(signal);
+    one.thread_unblock()
 }
 
 /// Lets all signals through.

@@ -20,9 +20,6 @@ use super::posix_spawn::{self, Attributes, FileActions, Group, Program};
 /// Where the new process finds its end of the conversation.
 const CONTROL: RawFd = 3;
 
-/// Descriptors below this are redirected in the child, so what it needs until `exec` lies above.
-const ABOVE_REDIRECTED: RawFd = 10;
-
 /// The environment variable that tells a program it is to be a template; its value is [`PROTOCOL`].
 const MARKER: &str = "HATCHERY_TEMPLATE";
 
@@ -50,7 +47,7 @@ impl Image {
     /// The executable that `path` names now.
     pub(crate) fn open(path: &Path) -> io::Result<Image> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)?;
-        Ok(Image { file: descriptors::duplicate_above(OwnedFd::from(file), ABOVE_REDIRECTED)? })
+        Ok(Image { file: descriptors::duplicate_above_redirected(OwnedFd::from(file))? })
     }
 
     /// Starts the program with `control` as its control socket, in a process group of its own, with an
@@ -81,7 +78,7 @@ fn spawn(
     mut actions: FileActions,
     group: Group,
 ) -> io::Result<Pid> {
-    let conversation = descriptors::duplicate_above(conversation, ABOVE_REDIRECTED)?;
+    let conversation = descriptors::duplicate_above_redirected(conversation)?;
     actions.duplicate(conversation.as_raw_fd(), CONTROL)?;
     let program = Program { file, arguments, environment: &environment(marker)? };
     posix_spawn::spawn(&program, &actions, &Attributes::new(group)?)
@@ -115,7 +112,7 @@ pub(crate) fn take_control() -> io::Result<Option<OwnedFd>> {
 pub(crate) fn take_inheritance() -> io::Result<Option<OwnedFd>> {
     // Off the number at which it was passed: an address such as `fd:3` must not find it there.
     let conversation = take(UPGRADE_MARKER, UPGRADE_PROTOCOL)?;
-    conversation.map(|fd| descriptors::duplicate_above(fd, ABOVE_REDIRECTED)).transpose()
+    conversation.map(descriptors::duplicate_above_redirected).transpose()
 }
 
 fn take(marker: &str, spoken: &str) -> io::Result<Option<OwnedFd>> {

@@ -1,16 +1,13 @@
 //! A program started from a worker that has nothing of the worker's but what it is given.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use nix::unistd::Pid;
 
 use super::descriptors;
 use super::exec::Plan;
 use super::posix_spawn::{self, Attributes, FileActions, Group, Program};
-
-/// Descriptors below this are redirected in the child, so what becomes one of them lies above.
-const ABOVE_REDIRECTED: RawFd = 10;
 
 /// What becomes of standard input, output or error that the plan does not give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +26,11 @@ pub(crate) fn spawn(plan: Plan, group: Group, not_given: NotGiven) -> io::Result
     }
     let strings = plan.strings()?;
     // They stay open until the program has them.
-    let above = |given: OwnedFd| descriptors::duplicate_above(given, ABOVE_REDIRECTED);
-    let given = plan.stdio.into_iter().map(|fd| fd.map(above).transpose()).collect::<io::Result<Vec<_>>>()?;
+    let given = plan
+        .stdio
+        .into_iter()
+        .map(|fd| fd.map(descriptors::duplicate_above_redirected).transpose())
+        .collect::<io::Result<Vec<_>>>()?;
     for (at, given) in (0..).zip(&given) {
         match (given, not_given) {
             (Some(fd), _) => actions.duplicate(fd.as_raw_fd(), at)?,

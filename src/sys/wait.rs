@@ -33,19 +33,20 @@ pub(crate) fn reap(pid: Pid) -> io::Result<()> {
     wait4(pid.as_raw(), 0).map(|_| ())
 }
 
-/// Waits for one child of this process and reaps it: its status as wait(2) gives it. Without `block` it does not wait, and
-/// gives none while the child runs.
+/// Waits for one child of this process and reaps it: its status as wait(2) gives it.
 ///
 /// # Errors
 /// `Interrupted` by a signal whose handler does not restart calls.
-pub(crate) fn reap_interruptibly(pid: Pid, block: bool) -> io::Result<Option<i32>> {
-    let (mut status, options) = (0, if block { 0 } else { libc::WNOHANG });
+pub(crate) fn reap_interruptibly(pid: Pid) -> io::Result<i32> {
+    let mut status = 0;
     // SAFETY: the pointer is to a live integer.
-    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, options) } {
-        0 => Ok(None),
-        1.. => Ok(Some(status)),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let reaped = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, 0) };
+    if reaped > 0 { Ok(status) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reaps one child of this process if it has ended: its status as wait(2) gives it; none while it runs.
+pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<i32>> {
+    Ok(wait4(pid.as_raw(), libc::WNOHANG)?.map(|reaped| reaped.status))
 }
 
 fn wait4(pid: libc::pid_t, options: i32) -> io::Result<Option<Reaped>> {

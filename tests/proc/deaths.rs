@@ -21,6 +21,7 @@ const SOON: Duration = Duration::from_secs(5);
 pub fn tests() -> Vec<Trial> {
     vec![
         test("a_template_killed_in_a_call_is_told", killed_in_a_call),
+        test("a_waiting_process_that_hangs_in_a_call_can_be_killed", process_killed_in_a_call),
         test("a_template_killed_with_forks_in_its_queue_answers_each_of_them", killed_with_forks),
         test("processes_of_a_killed_template_go_on_and_their_ends_are_seen", orphans_go_on),
         test("waiting_processes_of_a_killed_template_can_still_be_run", orphans_wait),
@@ -53,6 +54,28 @@ fn killed_in_a_call() -> Outcome {
     assert!(queued.pid().is_err() && start.elapsed() < SOON);
     // The call's descriptor went with it.
     while writer.write(b"x").is_ok() {}
+    Ok(())
+}
+
+fn process_killed_in_a_call() -> Outcome {
+    let mut template = Template::spawn()?;
+    let (reader, mut writer) = std::io::pipe()?;
+    let process = template.fork()?.send_fd(reader)?.call("wait_for_eof", ())?;
+    let pidfd = process.pidfd()?;
+    assert!(process.try_wait().is_none());
+    process.kill(9)?;
+    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+    // Its parent tells how it ended.
+    let end = loop {
+        match process.try_wait() {
+            Some(end) => break end?,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert!(matches!(end.how, How::Signal { signal: 9, .. }), "{end}");
+    process.kill(9)?;
+    while writer.write(b"x").is_ok() {}
+    assert!(template.fork()?.run("nothing")?.wait()?.success());
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Failures inside a process: each typed, told soon, and the process serves on.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hatchery::proc::{Error, Failure, How, Template};
 use libtest_mimic::Trial;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::support::{Outcome, test};
 
@@ -181,26 +183,29 @@ fn forged_identity() -> Outcome {
     template.call("say_on_descriptor_3", [[0, 1, 5, 2]])?.sync()?;
     assert_eq!(template.pid()?, pid);
     assert!(template.fork()?.run("nothing")?.wait()?.success());
+    let pidfd = template.pidfd()?;
     drop(template);
-    eventually_reaped(pid);
-    Ok(())
+    await_reaped(pid, &pidfd)
 }
 
 fn nonsense() -> Outcome {
     let mut template = Template::spawn()?;
-    let pid = template.pid()?;
+    let (pid, pidfd) = (template.pid()?, template.pidfd()?);
     template.call("say_on_descriptor_3", [vec![0, 0xFF, 0xFF], vec![9], vec![1], vec![0, 3, 0x80]])?;
     assert!(template.sync().is_err());
     assert!(template.fork().and_then(|process| process.run("nothing")).and_then(|running| running.wait()).is_err());
     drop(template);
-    eventually_reaped(pid);
-    Ok(())
+    await_reaped(pid, &pidfd)
 }
 
-fn eventually_reaped(pid: i32) {
+/// Waits for the process's end, which its pidfd tells, and for its being reaped, for which the same wakes this crate's thread.
+fn await_reaped(pid: i32, pidfd: &OwnedFd) -> Outcome {
+    let mut end = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut end, PollTimeout::from(20_000_u16))?, 1, "process {pid} does not end");
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::path::Path::new("/proc").join(pid.to_string()).exists() {
-        assert!(Instant::now() < deadline, "process {pid} is still there, or nobody reaps it");
-        std::thread::sleep(Duration::from_millis(5));
+        assert!(Instant::now() < deadline, "nobody reaps process {pid}");
+        std::thread::yield_now();
     }
+    Ok(())
 }

@@ -15,10 +15,19 @@ const SOON: Duration = Duration::from_secs(30);
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test("however_a_process_is_killed_each_call_ends_once", || killed("script")),
-        test("however_a_process_is_killed_each_call_ends_once_deferred", || killed("script_deferred")),
+        test("however_a_process_is_killed_each_call_ends_once", || killed("script", HeldUp::AllBehindIt)),
+        test("however_a_process_is_killed_each_call_ends_once_deferred", || killed("script_deferred", HeldUp::Nobody)),
         test("a_waiting_caller_hears_of_a_death", waiting),
     ]
+}
+
+const ROUNDS: u32 = 150;
+
+/// Whom a call that never ends keeps from being carried out.
+#[derive(Clone, Copy)]
+enum HeldUp {
+    AllBehindIt,
+    Nobody,
 }
 
 /// What became of the calls of one process.
@@ -29,7 +38,9 @@ struct Seen {
     lost: Vec<(u32, bool)>,
 }
 
-fn killed(entry: &str) -> Outcome {
+/// In each round one call is answered before the others are made; in each second one, a call that never ends is among those
+/// made before the kill, so it is certainly lost, and so is what waits behind it.
+fn killed(entry: &str, held_up: HeldUp) -> Outcome {
     let mut template = Template::spawn()?;
     let mut chance = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move |below: u64| {
@@ -39,7 +50,8 @@ fn killed(entry: &str) -> Outcome {
         chance % below
     };
     let (mut answered, mut lost) = (0, 0);
-    for round in 0..150 {
+    let mut certainly_lost = 0;
+    for round in 0..ROUNDS {
         let process = template.fork()?;
         let pid = process.pid()?;
         let client = process.rpc::<Act, Said, u32>(entry, Options::<Postcard>::new())?;
@@ -48,6 +60,13 @@ fn killed(entry: &str) -> Outcome {
         client.on_error(move |lost| tell_test(&tell, lost))?;
         let calls = 1 + random(200) as u32;
         let kill_at = random(u64::from(calls) + 1) as u32;
+        let endless = (round % 2 == 0 && kill_at > 0).then(|| random(u64::from(kill_at)) as u32);
+        certainly_lost += match (endless, held_up) {
+            (None, _) => 0,
+            (Some(_), HeldUp::Nobody) => 1,
+            (Some(at), HeldUp::AllBehindIt) => (kill_at - at) as usize,
+        };
+        assert_eq!(client.call(&Act::Say(round))?, Said::Number(round));
         let linger = Duration::from_micros(random(1500));
         let mut made = 0;
         for n in 0..calls {
@@ -59,6 +78,7 @@ fn killed(entry: &str) -> Outcome {
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
             }
             let act = match n % 3 {
+                _ if endless == Some(n) => Act::UntilCancelled,
                 0 => Act::Say(n),
                 1 => Act::Events(vec![n; 3], n),
                 _ => Act::Long(random(100_000)),
@@ -96,10 +116,11 @@ fn killed(entry: &str) -> Outcome {
         // What was never sent comes after all that may have run.
         assert!(seen.lost.is_sorted_by_key(|(_, may_have_run)| !may_have_run), "round {round}");
         assert_eq!(client.outstanding(), 0);
-        answered += seen.order.len();
+        answered += 1 + seen.order.len();
         lost += seen.lost.len();
     }
-    assert!(answered > 0 && lost > 0, "{answered} {lost}: the kills came all too early or all too late");
+    println!("{answered} calls were answered, {lost} lost, of which {certainly_lost} for certain");
+    assert!(answered >= ROUNDS as usize && lost >= certainly_lost && certainly_lost > 0);
     Ok(())
 }
 

@@ -212,8 +212,11 @@ fn with_reuseport_a_slot_whose_worker_cannot_start_gets_a_stand_in_until_it_can(
     assert_eq!(queues.len(), 3);
     let old = server.workers()[&1];
     orders.give("start-1", "fail the disk is full");
+    // At the boot there may have been one for a slot whose worker took long.
+    let mark = server.log.mark();
     signal_process(old, Signal::SIGKILL);
-    let stand_in = server.log.wait("a stand-in", |record| record.is("standing in")).pid();
+    let stands_in = |record: &Record| record.is("standing in") && record.u64("for_slot") == 1;
+    let stand_in = server.log.wait_after(mark, "a stand-in", stands_in).pid();
     assert_eq!(held(stand_in, &queues).len(), 2, "{}", server.log.text());
     for _ in 0..100 {
         let who = server.client().exchange("who").expect("every queue is served");

@@ -1,14 +1,16 @@
 //! What a request leaves to be put in order, and the locks that end with their scope or their process.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use hatchery::server::{Conn, FileLock, Next, PreloadCx, RequestCx, Result, Service, WorkerCx};
 use libtest_mimic::Trial;
-use nix::poll::poll;
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use crate::fixtures::{Notes, Pencil};
 use crate::support::processes::{descriptors, eventually};
 use crate::support::{Launch, Server, signal_process};
 
@@ -17,7 +19,7 @@ pub fn tests() -> Vec<Trial> {
         cleanups_run_in_reverse_order_on_every_way_out_that_leaves_the_worker_alive,
         cleanups_run_even_if_one_of_them_panics,
         cleanups_run_before_the_next_request_and_once,
-        a_cleanup_is_not_interrupted_by_the_deadline_that_ended_its_request,
+        a_cleanup_is_interrupted_by_a_deadline_of_its_own_and_not_by_that_of_its_request,
         a_cleanup_that_hangs_does_not_keep_its_worker_for_ever,
         a_lock_ends_with_its_scope,
         a_lock_ends_with_its_process_even_by_kill_9,
@@ -26,9 +28,12 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// In milliseconds: a request beyond its deadline would have been interrupted some times within it.
+const BLOCKED: u16 = 50;
+
 /// A service of lines. Each line leaves two cleanups, which note what they were for.
 pub struct Fixture {
-    notes: PathBuf,
+    pencil: Pencil,
 }
 
 impl Service for Fixture {
@@ -39,16 +44,16 @@ impl Service for Fixture {
     }
 
     fn start((): &'static (), cx: &WorkerCx) -> Result<Fixture> {
-        Ok(Fixture { notes: cx.arg("notes")?.into() })
+        Ok(Fixture { pencil: Pencil::of(cx)? })
     }
 
     fn serve(&mut self, conn: &mut Conn, cx: &mut RequestCx<'_>) -> Result<Next> {
         let Some(line) = conn.read_line(4096)? else { return Ok(Next::Close) };
         for name in ["first", "second"] {
-            let (notes, line) = (self.notes.clone(), line.clone());
-            cx.on_cleanup(move || note(&notes, &format!("{line} {name}")));
+            let (pencil, line) = (self.pencil.clone(), line.clone());
+            cx.on_cleanup(move || pencil.note(&format!("{line} {name}")));
         }
-        let notes = self.notes.clone();
+        let pencil = self.pencil.clone();
         match line.as_str() {
             "return" => {}
             "close" => return Ok(Next::Close),
@@ -60,7 +65,12 @@ impl Service for Fixture {
             },
             "panic in cleanup" => cx.on_cleanup(|| panic!("a cleanup, as ordered")),
             "blocking cleanup" => {
-                cx.on_cleanup(move || note(&notes, &format!("{:?}", poll(&mut [], 200u16))));
+                cx.on_cleanup(move || {
+                    let began = Instant::now();
+                    pencil.note(&format!("{:?}", poll(&mut [], BLOCKED)));
+                    pencil.note(&format!("{:?}", poll(&mut [], PollTimeout::NONE)));
+                    pencil.note(&format!("after {} s", began.elapsed().as_secs()));
+                });
                 drop(conn.read_line(4096)?);
             }
             "hanging cleanup" => cx.on_cleanup(|| {
@@ -75,35 +85,24 @@ impl Service for Fixture {
     }
 }
 
-fn note(notes: &Path, words: &str) {
-    let mut file = OpenOptions::new().append(true).create(true).open(notes).expect("a file");
-    file.write_all(format!("{words}\n").as_bytes()).expect("room");
-}
-
 /// A server of one worker, and what its cleanups have noted.
 struct Noting {
     server: Server,
-    folder: tempfile::TempDir,
+    notes: Notes,
 }
 
 impl Noting {
     fn start(request_timeout: &str, kill_after: &str) -> Noting {
-        let folder = tempfile::tempdir().expect("a folder");
-        let notes = format!("notes={}", folder.path().join("notes").display());
+        let notes = Notes::new();
         let launch = Launch::fixture("cleanups").args(["--workers", "1", "--request-timeout", request_timeout]);
         let launch = launch.args(["--request-kill-after", kill_after]);
-        Noting { server: launch.args(["--arg", &notes]).start(), folder }
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.path().join("notes")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        Noting { server: launch.args(["--arg", &notes.arg()]).start(), notes }
     }
 
     #[track_caller]
     fn await_notes(&self, expected: &[&str]) {
-        eventually(&format!("the notes are {expected:?}"), || self.notes().len() >= expected.len());
-        assert_eq!(self.notes(), expected);
+        eventually(&format!("the notes are {expected:?}"), || self.notes.lines().len() >= expected.len());
+        assert_eq!(self.notes.lines(), expected);
     }
 
     fn ask(&self, line: &str) -> Option<String> {
@@ -145,11 +144,11 @@ fn cleanups_run_before_the_next_request_and_once() {
     noting.await_notes(&["return second", "return first", "close second", "close first"]);
 }
 
-fn a_cleanup_is_not_interrupted_by_the_deadline_that_ended_its_request() {
-    // The cleanups have a deadline of their own, just as long, which must not come while they are blocked.
-    let noting = Noting::start("2s", "20s");
+fn a_cleanup_is_interrupted_by_a_deadline_of_its_own_and_not_by_that_of_its_request() {
+    let noting = Noting::start("1s", "20s");
     assert_eq!(noting.ask("blocking cleanup"), None, "the deadline ends it");
-    noting.await_notes(&["Ok(0)", "blocking cleanup second", "blocking cleanup first"]);
+    let noted = ["Ok(0)", "Err(EINTR)", "after 1 s", "blocking cleanup second", "blocking cleanup first"];
+    noting.await_notes(&noted);
 }
 
 fn a_cleanup_that_hangs_does_not_keep_its_worker_for_ever() {

@@ -95,6 +95,49 @@ impl Orders {
     }
 }
 
+/// A file in which a fixture notes what no answer tells: `--arg notes=FILE`.
+pub struct Notes {
+    folder: tempfile::TempDir,
+}
+
+impl Notes {
+    pub fn new() -> Notes {
+        Notes { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    pub fn arg(&self) -> String {
+        format!("notes={}", self.path_beside("notes").display())
+    }
+
+    /// A path for a test's own file, which goes with the notes.
+    pub fn path_beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What was noted, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path_beside("notes")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// The fixture's side of it.
+#[derive(Clone)]
+pub struct Pencil {
+    notes: PathBuf,
+}
+
+impl Pencil {
+    pub fn of(cx: &WorkerCx) -> Result<Pencil> {
+        Ok(Pencil { notes: cx.arg("notes")?.into() })
+    }
+
+    pub fn note(&self, words: &str) {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.notes).expect("a file");
+        file.write_all(format!("{words}\n").as_bytes()).expect("room");
+    }
+}
+
 /// Does what is ordered for this moment.
 fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
     let path = Path::new(directory.unwrap_or("/nowhere")).join(moment);

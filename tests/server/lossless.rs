@@ -46,6 +46,7 @@ fn stop_under(clients: usize, habit: Habit, listen: &str) {
     let tally = crowd.tally();
     assert!(tally.lost.is_empty(), "{tally:?}\n{}", server.log.text());
     assert_eq!(tally.refused, clients as u64, "{tally:?}");
+    println!("{tally:?}");
     assert_eq!(server.log.count(|record| record.is("queues served")), 1, "{}", server.log.text());
 }
 

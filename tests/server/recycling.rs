@@ -18,38 +18,46 @@ fn is_worn(record: &Record) -> bool {
     record.is("worker worn out")
 }
 
-/// No worker drained before its successor was ready: the log never tells of fewer ready workers than there are to be. There
-/// may be more: those that drain give their idle clients a last chance, and meanwhile others are followed.
+/// They go one by one, and none before its successor is ready: never is more than one successor in the making, and beside it
+/// there are as many workers as there are to be, or one more. Those that drain do not count: they give their idle clients a
+/// last chance, and meanwhile others are followed.
 #[track_caller]
-fn assert_always_enough(server: &Server, workers: usize) {
-    let mut ready = 0;
+fn assert_followed_one_by_one(server: &Server, workers: usize) {
+    let (mut in_the_making, mut serving) = (0, 0);
     let mut full = false;
     for record in server.log.all(|_| true) {
-        if record.is("worker ready") {
-            ready += 1;
-        } else if record.is("worker drained") {
-            ready -= 1;
+        if record.is("worker asked for") {
+            in_the_making += 1;
+        } else if record.is("worker ready") {
+            in_the_making -= 1;
+            serving += 1;
+        } else if record.is("worker told to drain") {
+            serving -= 1;
         }
-        full |= ready == workers;
-        assert!(!full || ready >= workers, "fewer than {workers} at {}", record.line);
+        full |= serving == workers;
+        if full {
+            assert!(serving >= workers, "fewer than {workers} at {}", record.line);
+            assert!(serving <= workers + 1 && in_the_making <= 1, "more than one successor at {}", record.line);
+        }
         if record.is("stopping") {
             return;
         }
     }
+    panic!("the server was not stopped");
 }
 
 /// Recycles under load until so many were followed.
 fn recycle_under_load(flag: &str, limit: &str, count: usize, why: &str) {
-    let mut server = Server::start(&["--workers", "3", flag, limit]);
+    let mut server = Server::start(&["--workers", "3", "--log-level", "debug", flag, limit]);
     let load = Load::start(&server.address(), 4);
     let worn = server.log.wait_for_many(0, count, "workers are worn out", is_worn);
     assert!(worn.iter().all(|record| record.str("why").contains(why)), "{}", worn[0].line);
     server.log.wait_for_many(0, count - 1, "they drain", |record| record.is("worker drained"));
     let tally = load.stop();
     assert_eq!(tally.lost, [""; 0]);
-    assert_always_enough(&server, 3);
     assert_eq!(server.log.count(|record| record.is("worker exited")), 0, "{}", server.log.text());
     server.stop();
+    assert_followed_one_by_one(&server, 3);
 }
 
 fn after_so_many_requests_workers_are_followed_and_none_is_lost() {

@@ -18,6 +18,7 @@ use crate::fixtures::Orders;
 use crate::reloads::{copy, version, with_replaced_binary};
 use crate::support::client::Client;
 use crate::support::load::Load;
+use crate::support::log::Record;
 use crate::support::processes::{children, descriptors, eventually, is_alive, stat, within};
 use crate::support::{Launch, Server, signal_process};
 
@@ -28,6 +29,8 @@ pub fn tests() -> Vec<Trial> {
         an_upgrade_picks_up_a_replaced_binary_before_and_after_reloads,
         a_programs_own_main_is_upgraded_and_its_addresses_may_change,
         a_new_master_that_cannot_boot_leaves_the_old_one_serving_and_says_why,
+        an_upgrade_binds_the_removed_path_of_a_unix_socket_anew_and_says_so,
+        what_has_taken_a_unix_sockets_path_fails_the_upgrade_and_is_left_alone,
         a_boot_that_fails_halfway_loses_no_request,
         what_is_no_server_any_more_leaves_the_old_one_serving,
         a_new_master_that_never_serves_is_killed_with_all_that_it_started,
@@ -220,6 +223,48 @@ fn a_new_master_that_cannot_boot_leaves_the_old_one_serving_and_says_why() {
         probe.orders.take_back(moment);
     }
     probe.server.upgrade();
+    probe.stop();
+}
+
+fn is_bound_anew(record: &Record) -> bool {
+    record.is("the path of a Unix socket had been removed or replaced, it is bound anew")
+}
+
+fn an_upgrade_binds_the_removed_path_of_a_unix_socket_anew_and_says_so() {
+    let mut probe = Probe::start(&[]);
+    let unix = probe.server.address();
+    let mut early = Client::connect(&unix).expect("it listens");
+    fs::remove_file(probe.path("socket")).expect("it is there");
+    assert!(early.exchange("who").is_ok(), "who is connected needs no path");
+    assert!(Client::connect(&unix).is_err());
+    let mark = probe.server.log.mark();
+    probe.server.upgrade();
+    assert_eq!(probe.server.log.wait_after(mark, "it is said", is_bound_anew).str("address"), unix);
+    assert!(Client::connect(&unix).and_then(|mut client| client.exchange("who")).is_ok());
+    probe.server.upgrade();
+    assert_eq!(probe.server.log.count(is_bound_anew), 1, "where the path is in place there is nothing to do");
+    assert!(Client::connect(&unix).and_then(|mut client| client.exchange("who")).is_ok());
+    probe.stop();
+}
+
+fn what_has_taken_a_unix_sockets_path_fails_the_upgrade_and_is_left_alone() {
+    let mut probe = Probe::start(&[]);
+    let (unix, path) = (probe.server.address(), probe.path("socket"));
+    let before = probe.server.processes();
+    fs::remove_file(&path).expect("it is there");
+    fs::write(&path, "precious").expect("a file");
+    let mark = probe.server.log.mark();
+    probe.begin();
+    let why = probe.server.log.wait_after(mark, "the failure", |record| record.is(FAILED)).str("why");
+    assert!(why.contains("exit code 3") && why.contains("a regular file") && why.contains("left alone"), "{why}");
+    assert_eq!(fs::read(&path).expect("it is there"), b"precious");
+    eventually("nothing is left of the new master", || probe.server.processes() == before);
+    let tcp = &probe.server.addresses()[1];
+    assert!(Client::connect(tcp).and_then(|mut client| client.exchange("who")).is_ok());
+
+    fs::remove_file(&path).expect("it is there");
+    probe.server.upgrade();
+    assert!(Client::connect(&unix).and_then(|mut client| client.exchange("who")).is_ok());
     probe.stop();
 }
 

@@ -93,6 +93,64 @@ fn all_are_bound_or_none_and_no_path_stays_behind() {
     assert!(!path.exists());
 }
 
+/// What the next master inherits of these.
+fn pass_on(listeners: &[Listener]) -> Vec<Listener> {
+    let passed = listeners.iter().map(|listener| listener.pass().expect("a descriptor"));
+    passed.map(|(passed, fd)| Listener::inherit(&passed, fd).expect("a listener")).collect()
+}
+
+#[test]
+fn an_inherited_unix_socket_is_taken_where_its_path_is_in_place_and_else_bound_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let addresses = [address("127.0.0.1:0"), address(&format!("unix:{}", path.display()))];
+    let old = Listener::bind_all(&addresses).expect("they are free");
+    let mut inherited = pass_on(&old);
+    let taken = Listener::bind_all_but(&addresses, &mut inherited).expect("all is there");
+    assert!(inherited.is_empty() && taken[1].is_lent);
+
+    let remove = || std::fs::remove_file(&path).expect("it is there");
+    let leave_a_dead_socket = || {
+        remove();
+        drop(UnixListener::bind(&path).expect("bind the socket that dies"));
+    };
+    for change in [&remove as &dyn Fn(), &leave_a_dead_socket] {
+        change();
+        let mut inherited = pass_on(&old);
+        let new = Listener::bind_all_but(&addresses, &mut inherited).expect("the path is free");
+        assert_eq!(new[0].address(), old[0].address());
+        assert_eq!(
+            inherited.iter().map(Listener::address).collect::<Vec<_>>(),
+            [&addresses[1]],
+            "what is of no use stays"
+        );
+        let client = UnixStream::connect(&path).expect("it is found again");
+        new[1].socket.accept().expect("by the new one");
+        drop(client);
+        old[1].remove_path().expect("it is not the old one's");
+        assert!(path.exists());
+    }
+}
+
+#[test]
+fn what_has_taken_an_inherited_unix_sockets_path_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let addresses = [address(&format!("unix:{}", path.display()))];
+    let old = Listener::bind_all(&addresses).expect("it is free");
+    std::fs::remove_file(&path).expect("it is there");
+    std::fs::write(&path, "precious").expect("a file");
+    let error = Listener::bind_all_but(&addresses, &mut pass_on(&old)).expect_err("a file is in the way");
+    assert!(matches!(error, BindError::OtherFile { .. }), "{error}");
+    assert_eq!(std::fs::read(&path).expect("it is there"), b"precious");
+
+    std::fs::remove_file(&path).expect("it is there");
+    let _other = UnixListener::bind(&path).expect("another server");
+    let error = Listener::bind_all_but(&addresses, &mut pass_on(&old)).expect_err("it is another's");
+    assert!(matches!(error, BindError::ServerRunning { .. }), "{error}");
+    UnixStream::connect(&path).expect("the other server answers");
+}
+
 #[test]
 fn a_low_port_without_the_right_says_what_to_do() {
     let words = BindError::call(&address("0.0.0.0:80"), "bind")(io::Error::from_raw_os_error(libc::EACCES)).to_string();

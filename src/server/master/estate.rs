@@ -23,7 +23,8 @@ use crate::server::{BindError, Slot, supervisor};
 #[derive(Debug)]
 pub(super) struct Estate {
     listeners: Vec<Listener>,
-    /// Inherited, and not configured any more. They go when the old master hands over, which serves on them until then.
+    /// Inherited, and not configured any more, or out of their clients' reach. They go when the old master hands over, which
+    /// serves on them until then.
     unwanted: Vec<Listener>,
     pid_file: Option<PidFile>,
     /// Nobody takes the listeners over.
@@ -60,11 +61,24 @@ impl Estate {
             log,
         };
         match bind(config, &mut unwanted) {
-            Ok(listeners) => Ok(estate(listeners, unwanted)),
+            Ok(listeners) => {
+                let estate = estate(listeners, unwanted);
+                estate.tell_what_was_bound_anew();
+                Ok(estate)
+            }
             Err(error) => {
                 estate(Vec::new(), Vec::new()).leave();
                 Err(error.into())
             }
+        }
+    }
+
+    /// What is inherited for an address at which there is a listener of our own: it was of no use any more.
+    fn tell_what_was_bound_anew(&self) {
+        let is_ours = |address| self.listeners.iter().any(|listener| listener.address() == address);
+        for address in self.unwanted.iter().map(Listener::address).filter(|address| is_ours(*address)) {
+            warn!(self.log, "the path of a Unix socket had been removed or replaced, it is bound anew";
+                "address" => %address);
         }
     }
 

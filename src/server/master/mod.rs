@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use slog::{Logger, info, warn};
+use slog::{Logger, debug, info, warn};
 
 use self::effects::{Effects, Program};
 use self::estate::Estate;
@@ -221,8 +221,14 @@ impl Master {
                 Action::StartTemplate { generation } => self.effects.start_template(generation),
                 Action::CloseTemplate { generation } => self.effects.close_template(generation),
                 Action::Retire { generation } => self.effects.retire(generation),
-                Action::Fork { id, slot, generation } => self.effects.fork(id, slot, generation),
-                Action::Drain { id } => self.effects.drain(id),
+                Action::Fork { id, slot, generation } => {
+                    debug!(self.log, "worker asked for"; "worker" => id.0, "slot" => slot.0, "generation" => generation.0);
+                    self.effects.fork(id, slot, generation);
+                }
+                Action::Drain { id } => {
+                    debug!(self.log, "worker told to drain"; "worker" => id.0);
+                    self.effects.drain(id);
+                }
                 Action::Kill { id, why } => self.effects.kill(id, why),
                 Action::AwaitClient => self.effects.await_client(),
                 Action::Sample { memory } => {

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::server::config::{Config, Workers};
-use crate::server::fleet_config::{Bytes, Scaling};
+use crate::server::fleet_config::{MemorySize, Scaling};
 use crate::server::supervisor::{self, Budget, Limits, Policy};
 
 /// The bounds of what is configured: shorter would be zero, and a longer one differs from none in nothing but overflows.
@@ -19,7 +19,7 @@ pub(super) fn of(config: &Config) -> Policy {
         limits: Limits {
             requests: config.max_requests.map(NonZeroU64::get),
             age: config.max_age.map(bounded),
-            memory: config.max_memory.map(Bytes::get),
+            memory: config.max_memory.map(MemorySize::get),
         },
         budget: budget.map(|(restarts, window)| Budget { restarts, window: bounded(window) }),
         workers: config.workers.get(),

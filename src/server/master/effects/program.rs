@@ -4,9 +4,9 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::sys::file_identity::FileIdentity;
 use crate::sys::spawn::Image;
 
 /// The program that this process runs: where it was found, and the file itself.
@@ -29,7 +29,7 @@ fn path_as_started() -> io::Result<PathBuf> {
         return Ok(found);
     };
     let written = std::path::absolute(written)?;
-    let file = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    let file = |path: &Path| fs::metadata(path).map(|metadata| FileIdentity::of(&metadata));
     let is_this = matches!((file(&written), file(Path::new("/proc/self/exe"))), (Ok(there), Ok(this)) if there == this);
     Ok(if is_this { written } else { found })
 }

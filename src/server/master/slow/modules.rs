@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use crate::sys::file_identity::FileIdentity;
+
 /// The files mapped into a process, by address.
 #[derive(Debug)]
 pub(super) struct Modules {
@@ -23,13 +25,6 @@ struct Module {
     identity: FileIdentity,
     /// The executable, held open: its path may name another file by now.
     held: Option<File>,
-}
-
-/// Device and inode, as the kernel writes them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct FileIdentity {
-    device: String,
-    inode: String,
 }
 
 /// An address in terms of the file that it lies in.
@@ -76,7 +71,9 @@ impl Modules {
         let (start, end) = fields.next()?.split_once('-')?;
         let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
         let offset = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
-        let identity = FileIdentity { device: fields.next()?.to_owned(), inode: fields.next()?.to_owned() };
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let (major, minor) = (u64::from_str_radix(major, 16).ok()?, u64::from_str_radix(minor, 16).ok()?);
+        let identity = FileIdentity::on_device(major, minor, fields.next()?.parse().ok()?);
         let name = fields.next()?.trim_start();
         if !name.starts_with('/') {
             return None;
@@ -98,7 +95,7 @@ impl Modules {
             Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
             None => module.name.clone(),
         };
-        let (name, identity) = (module.name.clone(), module.identity.clone());
+        let (name, identity) = (module.name.clone(), module.identity);
         Some(Place { name, identity, path, offset: address.wrapping_sub(module.base), address })
     }
 }

@@ -69,7 +69,8 @@ mod dwarf {
     use addr2line::{Frame, Loader};
 
     use super::unresolved;
-    use crate::server::master::slow::modules::{FileIdentity, Modules, Place};
+    use crate::server::master::slow::modules::{Modules, Place};
+    use crate::sys::file_identity::FileIdentity;
 
     /// Where an ELF file says whether it can be moved, and the word for one that cannot (elf(5)).
     const E_TYPE: usize = 16;
@@ -93,7 +94,7 @@ mod dwarf {
         }
 
         fn resolve(&mut self, place: &Place) -> Vec<String> {
-            let object = self.0.entry(place.identity.clone()).or_insert_with(|| Object::open(&place.path));
+            let object = self.0.entry(place.identity).or_insert_with(|| Object::open(&place.path));
             object.as_ref().map(|object| object.resolve(place)).unwrap_or_default()
         }
     }
