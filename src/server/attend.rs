@@ -2,7 +2,7 @@
 //! closed.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::iter;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use super::deadline::{Begun, Deadlines};
 use super::drain::MasterLink;
 use super::in_hand::InHand;
 use super::message::{FromWorker, TimedOut};
-use super::parked::Phase;
+use super::parked::{Phase, Sending, Then};
 use super::scoreboard::{Record, WorkerState};
 use super::service::{Next, RequestCx, Service};
 use super::worker_config::{WorkerBirth, WorkerConfig};
@@ -68,6 +68,8 @@ pub(super) enum Outcome {
     Idle,
     /// A request has begun to come.
     Partial(Begun),
+    /// Its client has yet to take what was written.
+    Sending(Sending),
     /// It is over.
     Close,
 }
@@ -100,7 +102,7 @@ impl<S: Service> Attendant<S> {
         let outcome = match conn.try_fill() {
             Ok(Fill::Read(_)) => self.serve_all(conn, begun, false),
             Ok(Fill::WouldBlock) => Outcome::Nothing,
-            Ok(Fill::Eof) if conn.buffer().is_empty() => Outcome::Close,
+            Ok(Fill::Eof) if conn.buffer().is_empty() && begun.is_none() => Outcome::Close,
             Ok(Fill::Eof) => self.serve_all(conn, begun, false),
             Err(error) => {
                 match begun {
@@ -121,6 +123,56 @@ impl<S: Service> Attendant<S> {
         conn.return_buffers(&mut self.buffers);
     }
 
+    /// Sends more of what is unsent, and goes on when that was all.
+    pub(super) fn send_on(&mut self, conn: &mut Conn, sending: Sending) -> Outcome {
+        match conn.try_flush() {
+            Ok(false) => return Outcome::Nothing,
+            Ok(true) => {}
+            Err(error) => {
+                if !sending.aborted && self.is_client_gone(&error, conn) {
+                    self.record.set_label(&conn.take_label().unwrap_or_default());
+                    self.count_abort(conn, sending.request);
+                    self.record.set_label(b"");
+                } else {
+                    self.report(&error, conn);
+                }
+                return Outcome::Close;
+            }
+        }
+        conn.borrow_buffers(&mut self.buffers);
+        let outcome = match sending.then {
+            Then::NextRequest => {
+                conn.take_label();
+                if conn.buffer().is_empty() { Outcome::Idle } else { self.serve_all(conn, None, false) }
+            }
+            Then::RestOfRequest => Outcome::Partial(sending.request),
+            Then::RestOfAnswer => self.serve_all(conn, Some(sending.request), false),
+            Then::Close => Outcome::Close,
+        };
+        conn.return_buffers(&mut self.buffers);
+        outcome
+    }
+
+    /// The client has not taken in time what was written.
+    pub(super) fn time_out_sending(&mut self, conn: &mut Conn, sending: Sending) -> Outcome {
+        match sending.then {
+            Then::RestOfRequest => {
+                self.time_out(conn, sending.request);
+                return Outcome::Close;
+            }
+            Then::RestOfAnswer => {}
+            // A last look: a worker that was long busy has not seen how the client went on reading.
+            Then::NextRequest | Then::Close => match self.send_on(conn, sending) {
+                Outcome::Nothing => {}
+                outcome => return outcome,
+            },
+        }
+        self.record.set_label(&conn.take_label().unwrap_or_default());
+        self.tell_timed_out(conn, sending.request.since, true);
+        self.record.set_label(b"");
+        Outcome::Close
+    }
+
     /// What the connection waits for after a visit; none: it is to be closed.
     pub(super) fn settle(&mut self, conn: &mut Conn, before: Phase, mut outcome: Outcome) -> Option<Phase> {
         // After its last chance, a connection between two requests gets a last look and no more.
@@ -135,6 +187,7 @@ impl<S: Service> Attendant<S> {
             Outcome::Nothing => Some(before),
             Outcome::Idle => Some(Phase::Idle),
             Outcome::Partial(request) => Some(Phase::Partial(request)),
+            Outcome::Sending(sending) => Some(Phase::Sending(sending)),
             Outcome::Close if matches!(before, Phase::Lingering { .. }) => None,
             Outcome::Close => conn.begin_linger().then_some(Phase::Lingering { left: LINGER_BYTES }),
         }
@@ -146,7 +199,7 @@ impl<S: Service> Attendant<S> {
             Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
             Phase::Idle if self.draining => self.last_chance,
             Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
-            Phase::Partial(request) => request.due,
+            Phase::Partial(request) | Phase::Sending(Sending { request, .. }) => request.due,
             Phase::Lingering { .. } if self.orphaned => Some(self.now.after(ORPHANS_LINGER_TIME)),
             Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
         }
@@ -177,37 +230,42 @@ impl<S: Service> Attendant<S> {
     /// One call of the service; to go on means that the next request has already come.
     fn serve_one(&mut self, conn: &mut Conn, request: Begun, timed_out: bool) -> ControlFlow<Outcome> {
         self.record.begin_request(request.since, conn.peer());
+        if let Some(label) = conn.take_label() {
+            self.record.set_label(&label);
+        }
         conn.begin(self.in_hand, timed_out);
         self.deadlines.begin(request, self.now);
 
         let served = self.call_service(conn, request);
-        let mut aborted = served == Served::ClientLeft;
-        let mut then = match served.next() {
-            Next::Close => ControlFlow::Break(Outcome::Close),
-            Next::Park if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
-            Next::Park if conn.has_consumed() => ControlFlow::Continue(()),
-            // It waits for more, and there is no more to come.
-            Next::Park if conn.has_ended() || timed_out => ControlFlow::Break(Outcome::Close),
-            Next::Park => ControlFlow::Break(Outcome::Partial(Begun { due: self.deadlines.due(), ..request })),
-        };
-        let is_over = !matches!(then, ControlFlow::Break(Outcome::Partial(_)));
-        aborted |= is_over && self.has_client_left(conn, request);
-        if then.is_break()
-            && let Err(error) = conn.flush()
-        {
-            aborted |= self.is_client_gone(&error, conn);
-            if !aborted && served != Served::Failed {
-                self.report(&error, conn);
+        let mut then = what_then(served.next(), conn);
+        let is_over = matches!(then, Then::NextRequest | Then::Close);
+        let mut aborted = served == Served::ClientLeft || is_over && self.has_client_left(conn, request, served.next());
+        let mut unsent = false;
+        if !self.may_wait_for_more(conn, then) {
+            match conn.try_flush() {
+                Ok(all_is_sent) => unsent = !all_is_sent,
+                Err(error) => {
+                    aborted |= self.is_client_gone(&error, conn);
+                    if !aborted && served != Served::Failed {
+                        self.report(&error, conn);
+                    }
+                    then = Then::Close;
+                }
             }
-            then = ControlFlow::Break(Outcome::Close);
         }
 
         self.deadlines.end();
-        conn.end(is_over);
+        if is_over {
+            conn.end()
+        } else {
+            conn.set_aside()
+        }
         // The service may have put another connection in this one's place.
         self.in_hand.end();
         self.now = Monotonic::now();
-        if is_over && self.deadlines.due().is_some_and(|due| due <= self.now) {
+        let request = Begun { due: self.deadlines.due(), ..request };
+        let is_late = request.due.is_some_and(|due| due <= self.now);
+        if is_over && is_late {
             self.tell_timed_out(conn, request.since, timed_out);
         }
         if aborted {
@@ -216,12 +274,31 @@ impl<S: Service> Attendant<S> {
         if !self.cleanups.is_empty() {
             self.clean_up(conn.peer());
         }
+        if unsent || !is_over {
+            conn.keep_label(self.record.label());
+        }
         self.record.set_label(b"");
         if is_over {
             self.requests += 1;
             self.record.set_requests(self.requests);
         }
-        then
+        match then {
+            // It is late, which is told, and nobody waits for the client any more.
+            _ if unsent && is_over && is_late => ControlFlow::Break(Outcome::Close),
+            _ if unsent => ControlFlow::Break(Outcome::Sending(Sending { request, then, aborted })),
+            Then::NextRequest if conn.buffer().is_empty() => ControlFlow::Break(Outcome::Idle),
+            Then::NextRequest => ControlFlow::Continue(()),
+            Then::RestOfRequest => ControlFlow::Break(Outcome::Partial(request)),
+            // Others have their turn first.
+            Then::RestOfAnswer => ControlFlow::Break(Outcome::Sending(Sending { request, then, aborted })),
+            Then::Close => ControlFlow::Break(Outcome::Close),
+        }
+    }
+
+    /// Whether what is written may wait for the answer to the next request, which has come already.
+    fn may_wait_for_more(&self, conn: &Conn, then: Then) -> bool {
+        let goes_on = then == Then::NextRequest && !conn.buffer().is_empty();
+        goes_on && S::ANSWERS_TOGETHER && !conn.has_much_unsent()
     }
 
     fn call_service(&mut self, conn: &mut Conn, request: Begun) -> Served {
@@ -280,12 +357,13 @@ impl<S: Service> Attendant<S> {
 
     /// Whether the client has left without waiting for the answer that is about to be sent. It is asked for only where
     /// that takes long or a token has noticed it: nobody gives up at once, and a look costs a system call.
-    fn has_client_left(&self, conn: &Conn, request: Begun) -> bool {
-        let unanswered = conn.output_len() > 0;
+    fn has_client_left(&self, conn: &Conn, request: Begun, next: Next) -> bool {
+        let unanswered = conn.unsent() > 0;
         let suspected = self.in_hand.line.has_seen_end()
             || unanswered && request.since.after(LONG_ENOUGH_TO_GIVE_UP) <= Monotonic::now();
         // It has ended in the middle of its request, and the service has nothing to say to that.
-        let broken_off = conn.has_ended() && !conn.has_consumed() && !unanswered;
+        let incomplete = !conn.has_consumed() || next == Next::More;
+        let broken_off = conn.has_ended() && incomplete && !unanswered;
         broken_off || suspected && conn.has_left()
     }
 
@@ -317,6 +395,20 @@ impl<S: Service> Attendant<S> {
 
     fn label(&self) -> String {
         String::from_utf8_lossy(&self.record.label()).into_owned()
+    }
+}
+
+/// What becomes of a connection after a call of the service.
+fn what_then(next: Next, conn: &Conn) -> Then {
+    // At its deadline, and after its client's end, a request is not waited for.
+    let is_last_call = conn.has_ended() || conn.timed_out();
+    match next {
+        Next::Close => Then::Close,
+        Next::Room if conn.timed_out() => Then::Close,
+        Next::Room => Then::RestOfAnswer,
+        Next::Park if conn.has_consumed() || conn.buffer().is_empty() => Then::NextRequest,
+        Next::Park | Next::More if is_last_call => Then::Close,
+        Next::Park | Next::More => Then::RestOfRequest,
     }
 }
 

@@ -2,45 +2,50 @@
 //!
 //! Every call on the socket is tried first and waited for only when it would block, so a busy
 //! worker makes one system call to receive a request and one to send its answer. Waiting ends at
-//! the request's deadline. What is written is kept until the request ends, until there is much of
-//! it, or until the connection has to wait for input, so a client is never left waiting for an
-//! answer that sits in the buffer.
+//! the request's deadline.
+//!
+//! What is written is kept until the request ends, until there is much of it, or until the connection has to wait for
+//! input, so a client is never left waiting for an answer that sits in the buffer. What the client does not take then
+//! stays in the buffer, up to a mebibyte, and the worker sends it as the client reads: a slow reader holds no worker.
 
+mod lending;
+mod output;
+mod reading;
+mod writing;
+
+use std::any::Any;
 use std::fmt;
-use std::io::{self, BufRead, Read, Write};
-use std::mem;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{SockAddr, SockRef};
 
+use self::output::Output;
 use super::abort::PeerState;
 use super::in_hand::{InHand, Serial};
 use super::input::Input;
 use crate::sys::clock::Monotonic;
 use crate::sys::hangup;
-use crate::sys::stream::{self, Wait};
 
-/// With more than this unsent, a write sends.
-const MUCH_OUTPUT: usize = 16 * 1024;
+pub(super) use lending::Buffers;
+pub use reading::Fill;
 
 /// One client's connection.
 ///
 /// Reading takes what was received and waits for more only when there is none. Writing goes to a
-/// buffer, which the worker sends when the request ends; [`flush`](Write::flush) sends it now.
+/// buffer, which the worker sends when the request ends, as fast as the client takes it;
+/// [`flush`](io::Write::flush) sends it now.
 #[derive(Debug)]
 pub struct Conn {
     socket: OwnedFd,
     peer: Peer,
     input: Input,
-    output: Vec<u8>,
+    output: Output,
     /// The request in hand, while this connection is served.
     request: Option<(&'static InHand, Serial)>,
-    /// So much at the output's front answers earlier requests.
-    earlier: usize,
     /// Something that is no earlier answer was handed to the socket.
     response_begun: bool,
     /// What was set beside the request's deadline.
@@ -49,18 +54,12 @@ pub struct Conn {
     ended: bool,
     timed_out: bool,
     lingers: bool,
+    /// Something of the request in hand, or of the one that is not over yet, was consumed.
     consumed: bool,
-}
-
-/// What [`Conn::try_fill`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// So many bytes more are in the buffer; never zero.
-    Read(usize),
-    /// The peer sends no more.
-    Eof,
-    /// Nothing is there now.
-    WouldBlock,
+    /// What the service keeps from one call to the next.
+    state: Option<Box<dyn Any + Send>>,
+    /// What the service has said of a request that the connection is not done with, while another one is in hand.
+    label: Option<Box<[u8]>>,
 }
 
 /// Who is at the other end.
@@ -109,15 +108,16 @@ impl Conn {
             socket,
             peer,
             input: Input::default(),
-            output: Vec::new(),
+            output: Output::default(),
             request: None,
-            earlier: 0,
             response_begun: false,
             deadline: None,
             ended: false,
             timed_out: false,
             lingers: false,
             consumed: false,
+            state: None,
+            label: None,
         }
     }
 
@@ -143,100 +143,6 @@ impl Conn {
             hangup::Peer::Finished => PeerState::Finished,
             hangup::Peer::Gone => PeerState::Gone,
         }
-    }
-
-    /// What was received and not yet consumed.
-    pub fn buffer(&self) -> &[u8] {
-        self.input.bytes()
-    }
-
-    /// Takes `count` bytes off the buffer's front.
-    ///
-    /// # Panics
-    /// If the buffer holds fewer.
-    pub fn consume(&mut self, count: usize) {
-        self.consumed |= count > 0;
-        self.input.consume(count);
-    }
-
-    /// Receives more into the buffer; waits if there is nothing, and sends what is unsent before it
-    /// waits. Gives the number of new bytes, 0 when the peer sends no more.
-    ///
-    /// # Errors
-    /// `TimedOut` when the request's deadline has passed; `FileTooLarge` when the buffer holds a
-    /// mebibyte and none of it is consumed; else those of recv(2) and send(2).
-    pub fn fill(&mut self) -> io::Result<usize> {
-        loop {
-            if self.is_overdue() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            match self.try_fill()? {
-                Fill::Read(count) => return Ok(count),
-                Fill::Eof => return Ok(0),
-                Fill::WouldBlock => {
-                    self.flush()?;
-                    stream::wait(self.socket.as_fd(), Wait::Readable, self.due())?;
-                }
-            }
-        }
-    }
-
-    /// Receives what is there into the buffer and never waits.
-    ///
-    /// # Errors
-    /// As for [`fill`](Self::fill), without `TimedOut`.
-    pub fn try_fill(&mut self) -> io::Result<Fill> {
-        if self.ended {
-            return Ok(Fill::Eof);
-        }
-        match self.input.receive(self.socket.as_fd()) {
-            Ok(0) => {
-                self.ended = true;
-                Ok(Fill::Eof)
-            }
-            Ok(count) => Ok(Fill::Read(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Fill::WouldBlock),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads a line and takes off its end, `\n` or `\r\n`. None when the peer has ended; what it
-    /// sent after its last line end is a line as well.
-    ///
-    /// # Errors
-    /// `InvalidData` for a line longer than `max` bytes, its end not counted, or one that is not
-    /// UTF-8; else as for [`fill`](Self::fill).
-    pub fn read_line(&mut self, max: usize) -> io::Result<Option<String>> {
-        let mut searched = 0;
-        let end = loop {
-            let unsearched = &self.buffer()[searched..];
-            if let Some(found) = unsearched.iter().position(|&byte| byte == b'\n') {
-                break Some(searched + found);
-            }
-            searched = self.buffer().len();
-            // One more than the line itself: it may be the carriage return of its end.
-            if searched > max.saturating_add(1) {
-                return Err(line_error(format!("a line is longer than {max} bytes")));
-            }
-            if self.fill()? == 0 {
-                break None;
-            }
-        };
-        let line = &self.buffer()[..end.unwrap_or(searched)];
-        if line.is_empty() && end.is_none() {
-            return Ok(None);
-        }
-        let text = match end {
-            Some(_) => line.strip_suffix(b"\r").unwrap_or(line),
-            None => line,
-        };
-        if text.len() > max {
-            return Err(line_error(format!("a line is longer than {max} bytes")));
-        }
-        let text =
-            std::str::from_utf8(text).map_err(|error| line_error(format!("a line is not UTF-8: {error}")))?.to_owned();
-        self.consume(end.map_or(searched, |end| end + 1));
-        Ok(Some(text))
     }
 
     /// Whether the peer has sent its last byte; what came before it may still be in the buffer.
@@ -279,209 +185,13 @@ impl Conn {
     fn is_overdue(&self) -> bool {
         self.due().is_some_and(|due| due <= Monotonic::now())
     }
-
-    /// Says that the response has begun, so that nobody says last words after it. What is written to the connection
-    /// tells it by itself; a service that sends through the descriptor ([`as_fd`](AsFd::as_fd)) calls this before.
-    pub fn begin_response(&mut self) {
-        if let Some(request) = self.in_hand().filter(|_| !self.response_begun) {
-            self.response_begun = true;
-            request.last_words.close();
-        }
-    }
-
-    fn send_output(&mut self) -> io::Result<()> {
-        if self.output.is_empty() {
-            return Ok(());
-        }
-        if self.output.len() > self.earlier {
-            self.begin_response();
-            return self.send_all();
-        }
-        // A worker that dies in the middle of these answers cannot tell what of them is sent.
-        if let Some(request) = self.in_hand() {
-            request.last_words.hush();
-        }
-        let result = self.send_all();
-        if let Some(request) = self.in_hand() {
-            request.last_words.resume(&self.output);
-        }
-        result
-    }
-
-    fn send_all(&mut self) -> io::Result<()> {
-        let mut sent = 0;
-        let mut result = Ok(());
-        while sent < self.output.len() && result.is_ok() {
-            result = self.send(&self.output[sent..]).map(|count| sent += count);
-        }
-        self.output.drain(..sent);
-        self.earlier = self.earlier.saturating_sub(sent);
-        result
-    }
-
-    /// Sends what fits, at least one byte. Waits for room only while the deadline has not passed.
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match stream::send(self.socket.as_fd(), bytes) {
-                Ok(count) => return Ok(count),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    stream::wait(self.socket.as_fd(), Wait::Writable, self.due())?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-fn line_error(words: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, words)
-}
-
-/// What only the worker loop does with a connection.
-impl Conn {
-    /// Takes the worker's buffers for a visit, with what the connection holds put into them.
-    pub(super) fn borrow_buffers(&mut self, spare: &mut Buffers) {
-        self.input.unpack_into(&mut spare.input);
-        if self.output.capacity() == 0 {
-            mem::swap(&mut self.output, &mut spare.output);
-        }
-    }
-
-    /// Gives the buffers back and keeps what little memory the unconsumed bytes need.
-    pub(super) fn return_buffers(&mut self, spare: &mut Buffers) {
-        self.input.pack_from(&mut spare.input);
-        if self.output.is_empty() {
-            spare.output = mem::take(&mut self.output);
-            if spare.output.capacity() > 4 * MUCH_OUTPUT {
-                spare.output = Vec::new();
-            }
-        }
-    }
-
-    /// Begins a request, or goes on with one of which more has come.
-    pub(super) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
-        self.request = Some((request, request.begin()));
-        request.line.open(self.socket.as_fd());
-        self.earlier = self.output.len();
-        if !self.response_begun {
-            request.last_words.open(self.socket.as_fd(), &self.output);
-        }
-        self.deadline = None;
-        self.timed_out = timed_out;
-        self.consumed = false;
-    }
-
-    /// No request of this connection is in hand any more. `over`: nor is one incomplete.
-    pub(super) fn end(&mut self, over: bool) {
-        if let Some(request) = self.in_hand() {
-            request.end();
-        }
-        self.request = None;
-        self.response_begun &= !over;
-        self.deadline = None;
-    }
-
-    /// Whether the client has left, rather than said that it sends no more. Over TCP that is hard to tell: one that has
-    /// not been read to its end counts as gone.
-    pub(super) fn has_left(&self) -> bool {
-        match self.peer_state() {
-            PeerState::Open => false,
-            PeerState::Finished => !self.ended && matches!(self.peer(), Peer::Inet(_)),
-            PeerState::Gone => true,
-        }
-    }
-
-    /// Whether anything was consumed since the request began.
-    pub(super) fn has_consumed(&self) -> bool {
-        self.consumed
-    }
-
-    /// Closes the sending side, if the service has asked for a slow close and the client is there.
-    pub(super) fn begin_linger(&mut self) -> bool {
-        self.lingers && !self.ended && stream::shut_write(self.socket.as_fd()).is_ok()
-    }
-
-    /// Drops what has come, up to `left` bytes. False when there is nothing more to wait for.
-    ///
-    /// Never inlined: its buffer would become a part of the worker loop's own frame, and so a page more
-    /// of memory in every worker.
-    #[inline(never)]
-    pub(super) fn drop_input(&mut self, left: &mut usize) -> bool {
-        let mut dropped = [0; 4096];
-        while *left > 0 {
-            match stream::receive(self.socket.as_fd(), &mut dropped) {
-                Err(Errno::EAGAIN) => return true,
-                Err(Errno::EINTR) => {}
-                Ok(0) | Err(_) => return false,
-                Ok(count) => *left = left.saturating_sub(count),
-            }
-        }
-        false
-    }
-
-    /// How many bytes are written and not sent.
-    pub(super) fn output_len(&self) -> usize {
-        self.output.len()
-    }
-
-    /// Drops what is written and not sent of the response in hand; earlier ones stay.
-    pub(super) fn forget_response(&mut self) {
-        self.output.truncate(self.earlier);
-    }
-}
-
-/// The buffers of a worker, lent to the connection that it serves.
-#[derive(Debug, Default)]
-pub(super) struct Buffers {
-    input: Input,
-    output: Vec<u8>,
 }
 
 /// A service may have put another connection in this one's place, and drop this one in the middle of its
 /// request: its descriptor is soon another's.
 impl Drop for Conn {
     fn drop(&mut self) {
-        self.end(true);
-    }
-}
-
-impl Read for Conn {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.fill_buf()?.read(into)?;
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-impl BufRead for Conn {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.input.is_empty() {
-            self.fill()?;
-        }
-        Ok(self.input.bytes())
-    }
-
-    fn consume(&mut self, count: usize) {
-        Conn::consume(self, count);
-    }
-}
-
-impl Write for Conn {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.output.len() + bytes.len() > MUCH_OUTPUT {
-            self.send_output()?;
-        }
-        if bytes.len() > MUCH_OUTPUT {
-            self.begin_response();
-            return self.send(bytes);
-        }
-        self.output.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.send_output()
+        self.end();
     }
 }
 

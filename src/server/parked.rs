@@ -11,6 +11,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use nix::sys::epoll::EpollFlags;
+
 use super::conn::Conn;
 use super::deadline::Begun;
 use crate::sys::clock::Monotonic;
@@ -31,11 +33,48 @@ pub(super) enum Phase {
     Idle,
     /// The rest of a request.
     Partial(Begun),
+    /// Its client, which has not yet taken all that was written.
+    Sending(Sending),
     /// The client's end: everything is said, and what still comes is dropped.
     Lingering {
         /// How many bytes more are dropped before the patience ends.
         left: usize,
     },
+}
+
+impl Phase {
+    /// What the epoll set is to tell of the connection. One that is to send is not read from: what its client goes on asking
+    /// waits in the socket.
+    pub(super) fn interest(self) -> EpollFlags {
+        match self {
+            Self::Fresh | Self::Idle | Self::Partial(_) | Self::Lingering { .. } => EpollFlags::EPOLLIN,
+            Self::Sending(_) => EpollFlags::EPOLLOUT,
+        }
+    }
+}
+
+/// A connection with something unsent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sending {
+    /// The request that was answered last, or is being answered: its deadline goes on.
+    pub(super) request: Begun,
+    /// What is to be done when all is sent.
+    pub(super) then: Then,
+    /// The request counts as aborted already.
+    pub(super) aborted: bool,
+}
+
+/// How a connection goes on when all that was written is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// With the next request.
+    NextRequest,
+    /// With the rest of this request, which is to come.
+    RestOfRequest,
+    /// With the rest of this answer, which the service is to write.
+    RestOfAnswer,
+    /// It does not.
+    Close,
 }
 
 /// Names one parked connection.

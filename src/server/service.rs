@@ -34,8 +34,17 @@ pub type Result<T, E = BoxError> = std::result::Result<T, E>;
 #[must_use]
 #[non_exhaustive]
 pub enum Next {
-    /// Keep it open; serve again when more has come.
+    /// Keep it open; serve again when more has come. The request is over if something of it was consumed, and
+    /// incomplete otherwise.
     Park,
+    /// The request is incomplete, though something of it was consumed: serve again when more has come. What the service
+    /// knows of it so far it leaves with [`Conn::keep_state`]. The deadline, the label and the count go on as for one
+    /// request; at the deadline [`Conn::timed_out`] tells it. If no more can come, the connection is closed.
+    More,
+    /// Send what is unsent and serve again when the client has taken all of it. For a long answer, piece by piece (see
+    /// [`Conn::has_room`]), and before something slow for which earlier answers are not to wait (see
+    /// [`Service::ANSWERS_TOGETHER`]). At the deadline the connection is cut, since the answer has begun.
+    Room,
     /// Send what is unsent and close it.
     Close,
 }
@@ -67,6 +76,13 @@ pub trait Service: Sized + 'static {
     /// What the template builds once and all workers share, copy-on-write.
     type Preload: 'static;
 
+    /// Whether answers to requests that come together (pipelined) may wait for each other and be sent in one go. As it
+    /// stands they do not: what is finished is sent before the next request is served, however long that one takes and
+    /// whatever becomes of its worker. That costs a system call for each such request. A service that answers all requests
+    /// in no time sets it, and returns [`Next::Room`] while something is [`unsent`](Conn::unsent) before it does what may
+    /// take time or end the process.
+    const ANSWERS_TOGETHER: bool = false;
+
     /// Runs once in the template, before any worker is forked. It must start no thread.
     ///
     /// # Errors
@@ -81,7 +97,12 @@ pub trait Service: Sized + 'static {
 
     /// Answers one request. It is called when at least one byte of the request is in
     /// [`Conn::buffer`], and may wait for the rest or, better, consume nothing and return
-    /// [`Next::Park`]: then it is called again when more has come, and a slow sender holds nobody up.
+    /// [`Next::Park`]: then it is called again when more has come, and a slow sender holds nobody up. A long request is
+    /// taken piece by piece in the same way, with [`Next::More`].
+    ///
+    /// What is written is sent as the client takes it, and a client that is slow to do so holds nobody up: the worker keeps up to
+    /// a mebibyte of it, and serves others. A service that writes more than that without [`Next::Room`] waits for the client.
+    /// All this ends at the request's deadline.
     ///
     /// # Errors
     /// What was written is sent, the connection closed, the error logged; the worker lives.
@@ -302,9 +323,9 @@ impl RequestCx<'_> {
 
     /// Leaves something to be done when the request has ended in any way that leaves the worker alive: a return, an
     /// error, a panic, a deadline that interrupts, a client that has gone. The last one left runs first. They run when
-    /// the answer has been sent (that to the next request of a client that sends several at once waits for them), and
-    /// the ended request's deadline does not touch them: together they may take as long as a request may. One that
-    /// panics is logged, and the others run.
+    /// the answer has been sent, as far as the client takes it (that to the next request of a client that sends several
+    /// at once waits for them), and the ended request's deadline does not touch them: together they may take as long as a
+    /// request may. One that panics is logged, and the others run.
     ///
     /// A call of [`serve`](Service::serve) that leaves its request incomplete ends what it has left here, too. Nothing
     /// runs when the worker dies: what must end even then belongs to the kernel, such as a [`lock`](Self::lock).
@@ -376,7 +397,12 @@ impl RequestCx<'_> {
     /// # Errors
     /// Those of sigaction(2) and fcntl(2); `NotConnected` if the service has put another connection in the request's place.
     pub fn abort_token(&self) -> io::Result<AbortToken> {
-        Ok(AbortToken::new(self.in_hand.line.watch(self.overdue())?))
+        let line = &self.in_hand.line;
+        let watch = line.watch()?;
+        if self.overdue() {
+            line.note_deadline();
+        }
+        Ok(AbortToken::new(watch))
     }
 
     /// For code that a signal has interrupted: whether to go on.

@@ -3,7 +3,8 @@
 //! One epoll set holds the listeners, the wish to drain and the parked connections. Whatever can be
 //! done at once is tried before waiting: a connection just accepted is read from, and if its request
 //! is there, it is served without ever entering the set. A connection enters the set when it is
-//! first parked and leaves it by being closed; in between the set is not touched.
+//! first parked and leaves it by being closed; in between the set is not touched, unless its client does not take
+//! what it is sent: then the connection is watched for room to write, until all is sent.
 //!
 //! A turn serves the connections that the worker has first, and then accepts: one more, or a few as long
 //! as each is over at once. What a busy worker does not take stays in the queue for one that has less
@@ -318,7 +319,7 @@ impl<S: Service> Worker<S> {
         let Some(guest) = self.parked.get(key) else {
             return;
         };
-        let event = Token::Parked(key).event(EpollFlags::EPOLLIN);
+        let event = Token::Parked(key).event(guest.phase.interest());
         if let Err(error) = self.epoll.add(&guest.conn, event) {
             warn!(self.attendant.log, "cannot park a connection, it is closed"; "error" => %error);
             self.close(key);
@@ -363,6 +364,7 @@ impl<S: Service> Worker<S> {
         let outcome = match &mut guest.phase {
             Phase::Fresh | Phase::Idle => self.attendant.visit(&mut guest.conn, None),
             Phase::Partial(request) => self.attendant.visit(&mut guest.conn, Some(*request)),
+            Phase::Sending(sending) => self.attendant.send_on(&mut guest.conn, *sending),
             Phase::Lingering { left } => match guest.conn.drop_input(left) {
                 true => Outcome::Nothing,
                 false => Outcome::Close,
@@ -382,6 +384,10 @@ impl<S: Service> Worker<S> {
                 Phase::Partial(request) => {
                     self.attendant.time_out(&mut guest.conn, request);
                     self.settle(key, Outcome::Close);
+                }
+                Phase::Sending(sending) => {
+                    let outcome = self.attendant.time_out_sending(&mut guest.conn, sending);
+                    self.settle(key, outcome);
                 }
                 Phase::Lingering { .. } => self.settle(key, Outcome::Close),
             }
@@ -406,10 +412,18 @@ impl<S: Service> Worker<S> {
         let Some(guest) = self.parked.get(key) else {
             return;
         };
-        match self.attendant.settle(&mut guest.conn, guest.phase, outcome) {
+        let before = guest.phase;
+        match self.attendant.settle(&mut guest.conn, before, outcome) {
             None => self.close(key),
             Some(phase) => {
                 guest.phase = phase;
+                if phase.interest() != before.interest() {
+                    let mut event = Token::Parked(key).event(phase.interest());
+                    if let Err(error) = self.epoll.modify(&guest.conn, &mut event) {
+                        warn!(self.attendant.log, "cannot watch a connection, it is closed"; "error" => %error);
+                        return self.close(key);
+                    }
+                }
                 if outcome != Outcome::Nothing {
                     self.parked.set_due(key, self.attendant.due(phase));
                 }

@@ -110,11 +110,11 @@ impl Line {
         state & OVER == 0 && state & (FINISHED | GONE) != 0
     }
 
-    /// Has the line watched, if it is not yet, by the calling thread; `overdue`: the work's deadline has passed.
+    /// Has the line watched, if it is not yet, by the calling thread.
     ///
     /// # Errors
     /// `NotConnected` if no socket is served; those of fcntl(2).
-    pub(crate) fn watch(&'static self, overdue: bool) -> io::Result<Watch> {
+    pub(crate) fn watch(&'static self) -> io::Result<Watch> {
         let socket = self.socket.load(Ordering::Relaxed);
         if socket == NONE {
             return Err(io::ErrorKind::NotConnected.into());
@@ -125,7 +125,7 @@ impl Line {
             let owner = nix::unistd::gettid().as_raw();
             own(socket, owner)?;
             self.owner.store(owner, Ordering::Relaxed);
-            state = (state & !(WATCH - 1)).wrapping_add(WATCH) | if overdue { DEADLINE } else { 0 };
+            state = (state & !(WATCH - 1)).wrapping_add(WATCH);
             self.state.store(state, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             WATCHED.store(ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
@@ -134,6 +134,11 @@ impl Line {
             self.look();
         }
         Ok(Watch { line: self, number: state / WATCH })
+    }
+
+    /// The work's soft deadline has passed. The alarm's handler notes it by itself, but only while the line is watched.
+    pub(crate) fn note_deadline(&self) {
+        self.state.fetch_or(DEADLINE, Ordering::Relaxed);
     }
 
     fn look(&self) {
@@ -169,7 +174,7 @@ impl Watch {
 /// The work's soft deadline has passed; called by the alarm's handler.
 pub(super) fn note_deadline() {
     if let Some(line) = own_line() {
-        line.state.fetch_or(DEADLINE, Ordering::Relaxed);
+        line.note_deadline();
     }
 }
 

@@ -39,6 +39,7 @@ mod reloads;
 mod requests;
 mod scaling;
 mod signals;
+mod slow_clients;
 mod slow_log;
 mod stops;
 mod subprocesses;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         requests::tests(),
         scaling::tests(),
         signals::tests(),
+        slow_clients::tests(),
         slow_log::tests(),
         stops::tests(),
         subprocesses::tests(),

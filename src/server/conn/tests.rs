@@ -1,8 +1,10 @@
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use super::output::MUCH;
 use super::*;
 use crate::server::Acceptor;
 use crate::server::testing::conn_pair;
@@ -118,6 +120,43 @@ fn output_larger_than_any_buffer_arrives_whole() {
 }
 
 #[test]
+fn what_a_client_does_not_take_is_kept_up_to_a_mebibyte_without_waiting() {
+    let (mut conn, mut client) = conn_pair();
+    let sent: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+    // A wait would be without end: there is no deadline, and nobody reads.
+    conn.write_all(&sent[..700_000]).unwrap();
+    assert!(conn.unsent() > 0 && !conn.has_room());
+    for piece in sent[700_000..].chunks(100) {
+        conn.write_all(piece).unwrap();
+    }
+    assert!(!conn.try_flush().unwrap());
+    let mut spare = Buffers::default();
+    conn.return_buffers(&mut spare);
+    assert!(conn.output.capacity() < conn.unsent() + 4096, "no more memory than bytes");
+
+    let mut received = vec![0; sent.len()];
+    let mut at = 0;
+    while at < received.len() {
+        at += client.read(&mut received[at..]).unwrap();
+        conn.try_flush().unwrap();
+    }
+    assert!(received == sent);
+    assert_eq!(conn.unsent(), 0);
+    assert!(conn.has_room());
+}
+
+#[test]
+fn a_state_is_kept_until_somebody_takes_it_by_its_type() {
+    let (mut conn, _client) = conn_pair();
+    assert_eq!(conn.take_state::<u32>(), None);
+    conn.keep_state(1_u32);
+    conn.keep_state(2_u32);
+    assert_eq!(conn.take_state::<String>(), None);
+    assert_eq!(conn.take_state(), Some(2_u32));
+    assert_eq!(conn.take_state::<u32>(), None);
+}
+
+#[test]
 fn a_service_that_consumes_nothing_is_stopped_at_a_mebibyte() {
     let (mut conn, mut client) = conn_pair();
     let writer = thread::spawn(move || client.write_all(&vec![0; 2 << 20]));
@@ -195,8 +234,8 @@ fn last_words_are_ready_until_the_first_byte_of_the_response_is_sent() {
     in_hand.last_words.set(Words { deadline: b"too late", crash: b"too late" });
     assert!(!in_hand.last_words.is_ready());
     // A request that stays incomplete after it has said something is still that request.
-    for (over, ready) in [(false, false), (true, true)] {
-        conn.end(over);
+    for (leave, ready) in [(Conn::set_aside as fn(&mut Conn), false), (Conn::end, true)] {
+        leave(&mut conn);
         conn.begin(in_hand, false);
         in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
         assert_eq!(in_hand.last_words.is_ready(), ready);
@@ -210,10 +249,10 @@ fn a_write_that_is_sent_at_once_begins_the_response_too() {
         let mut got = Vec::new();
         client.read_to_end(&mut got).map(|_| got)
     });
-    conn.write_all(&[b'x'; MUCH_OUTPUT + 1]).unwrap();
+    conn.write_all(&[b'x'; MUCH + 1]).unwrap();
     assert!(!in_hand.last_words.is_ready());
     drop(conn);
-    assert_eq!(reader.join().unwrap().unwrap().len(), "earlier".len() + MUCH_OUTPUT + 1);
+    assert_eq!(reader.join().unwrap().unwrap().len(), "earlier".len() + MUCH + 1);
 }
 
 #[test]
@@ -230,7 +269,7 @@ fn earlier_answers_that_are_sent_leave_the_words_ready() {
 #[test]
 fn last_words_end_with_the_request_and_with_the_connection() {
     let (mut conn, _client, in_hand) = second_request(b"");
-    conn.end(true);
+    conn.end();
     assert!(!in_hand.last_words.is_ready());
     let (conn, _client, in_hand) = second_request(b"");
     drop(conn);

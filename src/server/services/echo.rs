@@ -32,6 +32,8 @@ enum Begins {
 impl Service for Echo {
     type Preload = ();
 
+    const ANSWERS_TOGETHER: bool = true;
+
     fn preload(_: &PreloadCx) -> Result<()> {
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! Routes that hurt the worker, for tests: it sleeps, spins, panics, crashes, leaks, holds a lock,
-//! leaves a process.
+//! leaves a process, sends without end.
 //!
 //! A fault is parsed into [`Fault`] before anything happens, with every number in its range.
 //! `hello` has these routes only with the argument `faults=true`; they are for whoever may stop the
 //! server anyway.
 
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
-use crate::server::RequestCx;
+use crate::server::{Conn, RequestCx};
 
 const MAX_MS: u32 = 600_000;
 const MAX_MB: u32 = 1024;
 const MAX_CODE: u32 = 255;
+const MAX_KB: u32 = 1024 * 1024;
 
 /// One fault, ready to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(super) enum Fault {
     },
     /// Starts a subprocess that lives so long.
     Spawn(Duration),
+    /// Answers with so many bytes: more than a client may want to take.
+    Bytes(usize),
 }
 
 /// A query that does not say what a fault needs.
@@ -77,6 +80,7 @@ impl Fault {
             "leak" => query.number("mb", MAX_MB).map(|mb| Fault::Leak(mb as usize)),
             "flock" => query.flock(),
             "spawn" => query.duration().map(Fault::Spawn),
+            "bytes" => query.number("kb", MAX_KB).map(|kb| Fault::Bytes(kb as usize * 1024)),
             _ => return None,
         })
     }
@@ -125,6 +129,45 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// What is answered when a fault has been committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    Words(String),
+    /// A [`Filler`] of so many bytes.
+    Bytes(usize),
+}
+
+/// Bytes of an answer that are still to be made: printable, and each tells its place modulo a prime.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filler {
+    made: usize,
+    all: usize,
+}
+
+impl Filler {
+    pub(super) fn new(all: usize) -> Filler {
+        Filler { made: 0, all }
+    }
+
+    /// Writes as much as there is room for, and tells whether that was all.
+    #[inline(never)]
+    pub(super) fn write_to(&mut self, conn: &mut Conn) -> io::Result<bool> {
+        let mut piece = [0; 4096];
+        while self.made < self.all {
+            if !conn.has_room() {
+                return Ok(false);
+            }
+            let piece = &mut piece[..(self.all - self.made).min(4096)];
+            for (place, byte) in (self.made..).zip(&mut *piece) {
+                *byte = b'!' + (place % 89) as u8;
+            }
+            conn.write_all(piece)?;
+            self.made += piece.len();
+        }
+        Ok(true)
+    }
+}
+
 /// Commits faults, and keeps what they leak.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -132,13 +175,14 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Commits one; gives the words of the answer, if it returns at all.
+    /// Commits one; gives the answer, if it returns at all.
     ///
     /// # Errors
     /// `TimedOut` if the request's deadline interrupted it; else the system's own.
     #[allow(clippy::panic)]
-    pub(super) fn commit(&mut self, fault: &Fault, cx: &RequestCx<'_>) -> io::Result<String> {
-        match fault {
+    pub(super) fn commit(&mut self, fault: &Fault, cx: &RequestCx<'_>) -> io::Result<Reply> {
+        let words = match fault {
+            Fault::Bytes(count) => return Ok(Reply::Bytes(*count)),
             Fault::Sleep(how_long) => sleep(*how_long, cx).map(|()| format!("slept {how_long:?}\n")),
             Fault::Spin(how_long) => Ok(spin(*how_long)),
             Fault::Panic => panic!("asked for by /fault/panic"),
@@ -150,7 +194,8 @@ impl Faults {
             Fault::Leak(mebibytes) => self.leak(*mebibytes),
             Fault::Flock { path, hold } => hold_lock(path, *hold, cx),
             Fault::Spawn(how_long) => spawn_sleep(*how_long, cx),
-        }
+        };
+        words.map(Reply::Words)
     }
 
     fn leak(&mut self, mebibytes: usize) -> io::Result<String> {

@@ -12,8 +12,8 @@ use crate::server::testing::Bench;
 
 const GREETING: &str = "hello\n";
 
-/// More than this the service takes out of the buffer while a body is under way, and then waits for the rest.
-const WITHOUT_WAITING: usize = http::MAX_HEAD;
+/// More than this may find no room in the socket at once.
+const AT_ONCE: usize = 64 * 1024;
 
 /// Reads a stream whole and cut, and writes each accepted request anew.
 pub(crate) fn http(data: &[u8]) {
@@ -37,7 +37,7 @@ pub(crate) fn hello(data: &[u8]) {
     let Some((plan, stream)) = data.split_first_chunk::<4>() else {
         return;
     };
-    if stream.len() >= WITHOUT_WAITING {
+    if stream.len() >= AT_ONCE {
         return;
     }
     let bench = WORKER.take().unwrap_or_else(Bench::new);

@@ -21,6 +21,8 @@ pub(super) struct Client<S> {
     /// The worker was asked for a slow close.
     pub(super) lingered: bool,
     service: S,
+    /// Something of a request is consumed, and more of it is to come.
+    wants_more: bool,
     /// None: the worker has closed it.
     conn: Option<Conn>,
 }
@@ -42,6 +44,7 @@ impl<S: Service> Client<S> {
             error: None,
             lingered: false,
             service,
+            wants_more: false,
             conn: Some(conn),
         }
     }
@@ -68,6 +71,11 @@ impl<S: Service> Client<S> {
 
     pub(super) fn is_closed(&self) -> bool {
         self.conn.is_none()
+    }
+
+    /// How much is received and not consumed.
+    pub(super) fn buffered(&self) -> usize {
+        self.conn.as_ref().map_or(0, |conn| conn.buffer().len())
     }
 
     pub(super) fn label(&self) -> Vec<u8> {
@@ -99,14 +107,22 @@ impl<S: Service> Client<S> {
                 match conn.try_fill() {
                     Ok(Fill::Read(_)) => {}
                     Ok(Fill::WouldBlock) => break Next::Park,
-                    Ok(Fill::Eof) if !conn.buffer().is_empty() => {}
+                    Ok(Fill::Eof) if self.wants_more || !conn.buffer().is_empty() => {}
                     Ok(Fill::Eof) | Err(_) => break Next::Close,
                 }
             }
             let mut cx = self.bench.request(self.draining, Some(self.left));
             conn.begin(self.bench.in_hand, timed_out);
-            match self.service.serve(conn, &mut cx) {
-                Ok(Next::Park) => serve_again = conn.has_consumed() && !conn.buffer().is_empty(),
+            let next = self.service.serve(conn, &mut cx);
+            self.wants_more = matches!(next, Ok(Next::More));
+            match next {
+                Ok(Next::Park) => {
+                    serve_again = conn.has_consumed() && !conn.buffer().is_empty();
+                    conn.end();
+                }
+                Ok(Next::More) if timed_out || conn.has_ended() => break Next::Close,
+                Ok(Next::More) => serve_again = false,
+                Ok(Next::Room) => serve_again = conn.try_flush().expect("a client that reads"),
                 Ok(Next::Close) => break Next::Close,
                 Err(error) => {
                     self.error = Some(error.to_string());

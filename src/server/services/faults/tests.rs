@@ -100,7 +100,14 @@ fn fate_of(test: &str, target: &str) -> ExitStatus {
 fn commit(target: &str) -> io::Result<String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let fault = Fault::parse(path, query).expect("a fault").expect("in range");
-    Faults::default().commit(&fault, &Bench::new().request(false, None))
+    Faults::default().commit(&fault, &Bench::new().request(false, None)).map(words)
+}
+
+fn words(reply: Reply) -> String {
+    match reply {
+        Reply::Words(words) => words,
+        Reply::Bytes(_) => panic!("there are to be words"),
+    }
 }
 
 #[test]
@@ -118,7 +125,7 @@ fn a_leak_is_kept() {
     let bench = Bench::new();
     for _ in 0..2 {
         let answer = faults.commit(&Fault::Leak(1), &bench.request(false, None));
-        assert_eq!(answer.expect("an answer"), "leaked 1 MiB\n");
+        assert_eq!(answer.map(words).expect("an answer"), "leaked 1 MiB\n");
     }
     assert_eq!(faults.leaked.iter().map(Vec::len).sum::<usize>(), 2 << 20);
 }

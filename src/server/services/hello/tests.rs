@@ -1,7 +1,6 @@
 //! What a client of `hello` can rely on, over real socket pairs.
 
 use std::thread;
-use std::time::Duration;
 
 use super::super::http::response::CONTINUE;
 use super::super::testing::Client;
@@ -177,13 +176,47 @@ fn a_small_slow_body_holds_no_worker_and_ends_in_408() {
 }
 
 #[test]
-fn a_large_slow_body_ends_in_408_at_the_deadline() {
-    let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n".to_owned();
-    let mut client = client();
-    client.left = Duration::from_millis(20);
-    assert_eq!(client.say(head), "");
-    assert_eq!(statuses(&client.say("x".repeat(70_000))), [408]);
-    assert!(client.is_closed() && client.lingered);
+fn a_large_slow_body_holds_no_worker_nor_memory_and_ends_in_408() {
+    for (head, more) in [
+        ("Content-Length: 1000000\r\n\r\n", "x".repeat(10_000)),
+        ("Transfer-Encoding: chunked\r\n\r\n", format!("2710\r\n{}\r\n", "x".repeat(10_000))),
+    ] {
+        let mut client = client();
+        assert_eq!(client.say(format!("POST / HTTP/1.1\r\nHost: h\r\n{head}")), "");
+        for _ in 0..20 {
+            assert_eq!(client.say(&more), "");
+            assert_eq!(client.buffered(), 0);
+        }
+        assert_eq!(client.label(), b"POST /");
+        assert_eq!(statuses(&client.time_out()), [408]);
+        assert!(client.is_closed() && client.lingered);
+    }
+}
+
+#[test]
+fn a_body_that_was_under_way_leaves_the_connection_in_step_and_is_told_of_a_drain() {
+    for draining in [false, true] {
+        let mut client = client();
+        let head = "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nGE";
+        assert_eq!(client.say(head), "");
+        client.draining = draining;
+        assert_eq!(
+            statuses(&client.say("T\r\n0\r\n\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n")).len(),
+            2 - usize::from(draining)
+        );
+        assert_eq!(client.is_closed(), draining);
+    }
+}
+
+#[test]
+fn bytes_are_sent_with_their_length_and_each_in_its_place() {
+    let mut client = faulty_client();
+    let answer = client.say("GET /fault/bytes?kb=100 HTTP/1.1\r\nHost: h\r\n\r\n");
+    let expected: String = (0..100 * 1024).map(|place| char::from(b'!' + (place % 89) as u8)).collect();
+    assert_eq!(responses(&answer, &[]), [(200, None, expected)]);
+    let head = client.say("HEAD /fault/bytes?kb=100 HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(head.contains("\r\nContent-Length: 102400\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(!client.is_closed());
 }
 
 #[test]

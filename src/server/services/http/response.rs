@@ -79,12 +79,19 @@ impl Answer {
     /// The response's bytes. Its last `text.len()` are the body, which a response to HEAD goes
     /// without.
     pub(crate) fn to_bytes(&self, persistence: Persistence, date: &Text) -> Vec<u8> {
+        let mut bytes = self.head(self.text.len(), persistence, date);
+        bytes.extend_from_slice(self.text.as_bytes());
+        bytes
+    }
+
+    /// The head of a response whose body, of so many bytes, is somebody else's to send.
+    pub(crate) fn head(&self, length: usize, persistence: Persistence, date: &Text) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.text.len());
         bytes.extend_from_slice(self.before_date().as_bytes());
         bytes.extend_from_slice(date);
         bytes.extend_from_slice(b"\r\nContent-Type: text/plain\r\n");
         // Writing to a Vec does not fail.
-        let _ = write!(bytes, "Content-Length: {}\r\n", self.text.len());
+        let _ = write!(bytes, "Content-Length: {length}\r\n");
         if let Some(methods) = self.allow {
             let _ = write!(bytes, "Allow: {methods}\r\n");
         }
@@ -94,7 +101,6 @@ impl Answer {
             Persistence::Close => b"Connection: close\r\n",
         });
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(self.text.as_bytes());
         bytes
     }
 
