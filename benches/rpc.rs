@@ -28,7 +28,7 @@ const LENGTHS: [Length; 3] = [
 ];
 
 /// So many bytes of calls are in flight at a time, and at most so many calls.
-const IN_FLIGHT_BYTES: u32 = 16 << 20;
+const IN_FLIGHT_BYTES: u32 = 8 << 20;
 const IN_FLIGHT: u32 = 32_768;
 
 /// The longest datagram that fits the socket's buffer of 208 KiB.
@@ -55,7 +55,8 @@ fn main() -> ExitCode {
             .rpc("echo", Entry::new(|_| Ok(()), echo).codec::<Octets>())
             .rpc("deferred", Entry::deferred(1024, |_| Ok(()), deferred).codec::<Octets>())
             .run("datagrams", echo_datagrams)
-            .run("stream", echo_stream),
+            .run("stream", echo_stream)
+            .run("messages", echo_messages),
     );
     run(rpc)
 }
@@ -71,11 +72,11 @@ fn rpc(options: Options) -> Result<()> {
 fn one_at_a_time(options: Options, length: Length) -> Result<()> {
     let count = options.pick(length.one_at_a_time, length.one_at_a_time / 10);
     let mut table = Comparison::new(format!("rpc, one call at a time, {}: calls/s", length.name), &[]);
-    let aim = if length.bytes <= LONGEST_DATAGRAM { Aim::Ratio(0.9) } else { Aim::None };
+    let of_bytes = if length.bytes <= LONGEST_DATAGRAM { Aim::None } else { Aim::Ratio(0.8) };
     table.ours("hatchery, a function", Aim::None, calls("echo", count, length));
     table.beside("hatchery, a responder", Aim::None, calls("deferred", count, length));
-    table.beside("SEQPACKET ping-pong", aim, datagrams(count, length));
-    table.beside("STREAM ping-pong", Aim::None, stream(count, length));
+    table.beside("SEQPACKET ping-pong", Aim::Ratio(0.9), datagrams(count, length));
+    table.beside("STREAM ping-pong", of_bytes, stream(count, length));
     table.beside("a thread and std's channels", Aim::None, channels(count, 1, length));
     table.beside("AnyEvent::Fork::RPC", Aim::None, anyevent_fork_rpc("one", count / 2, length));
     table.beside("Python's ProcessPoolExecutor", Aim::None, process_pool("one", count / 5, length));
@@ -89,7 +90,8 @@ fn pipelined(options: Options, length: Length) -> Result<()> {
     let in_flight = (IN_FLIGHT_BYTES / length.bytes as u32).min(IN_FLIGHT);
     let mut table = Comparison::new(format!("rpc, pipelined, {}: calls/s", length.name), &[]);
     let aim = if length.bytes >= 1 << 20 { Aim::Ratio(0.8) } else { Aim::None };
-    table.ours("hatchery, a function", Aim::None, submits("echo", count, in_flight, length));
+    let at_least = if length.bytes <= 32 { Aim::AtLeast(1e6) } else { Aim::None };
+    table.ours("hatchery, a function", at_least, submits("echo", count, in_flight, length));
     table.beside("hatchery, a responder", Aim::None, submits("deferred", count, in_flight, length));
     table.beside("STREAM, bytes there and back", aim, bytes_there_and_back(count, length));
     table.beside("a thread and std's channels", Aim::None, channels(count, in_flight, length));
@@ -220,26 +222,38 @@ fn echo_stream(cx: RunCx) -> Result<(), BoxError> {
     }
 }
 
-/// A process that gives back each byte.
-fn streaming() -> Result<(Running, UnixStream)> {
+/// As a call does, the answer begins when the message is there as a whole.
+fn echo_messages(cx: RunCx) -> Result<(), BoxError> {
+    let mut stream = UnixStream::from(cx.fds.into_iter().next().ok_or("send a stream first")?);
+    let length = cx.args.first().ok_or("say how long a message is")?;
+    let mut buffer = vec![0; std::str::from_utf8(length)?.parse()?];
+    while stream.read_exact(&mut buffer).is_ok() {
+        stream.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// A process that gives back what it is sent by a stream.
+fn streaming(entry: &str, length: Length) -> Result<(Running, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let process = Template::spawn()?.fork()?.send_fd(OwnedFd::from(theirs))?.run("stream")?;
-    Ok((process, ours))
+    let process = Template::spawn()?.fork()?.send_fd(OwnedFd::from(theirs))?;
+    Ok((process.send_arg(length.bytes.to_string())?.run(entry)?, ours))
 }
 
 fn stream(count: u32, length: Length) -> Row {
-    let (process, stream) = streaming()?;
+    let (process, stream) = streaming("messages", length)?;
     let octets = vec![7; length.bytes];
     let mut buffer = octets.clone();
     in_turn(count, move || {
-        // What is long must be taken back while it is sent.
-        there_and_back(&stream, &octets, &mut buffer, 1)?;
+        let (mut there, mut back) = (&stream, &stream);
+        there.write_all(&octets)?;
+        back.read_exact(&mut buffer)?;
         require(process.try_wait().is_none())
     })
 }
 
 fn bytes_there_and_back(count: u32, length: Length) -> Row {
-    let (process, stream) = streaming()?;
+    let (process, stream) = streaming("stream", length)?;
     let octets = vec![7; length.bytes.max(LONGEST_DATAGRAM)];
     let mut buffer = octets.clone();
     let calls = move |count: u32| {
@@ -252,13 +266,7 @@ fn bytes_there_and_back(count: u32, length: Length) -> Row {
 
 fn there_and_back(stream: &UnixStream, octets: &[u8], buffer: &mut [u8], times: usize) -> Result<()> {
     let (mut there, mut back) = (stream, stream);
-    if octets.len() < LONGEST_DATAGRAM {
-        for _ in 0..times {
-            there.write_all(octets)?;
-            back.read_exact(buffer)?;
-        }
-        return Ok(());
-    }
+    // It must be taken back while it is sent.
     thread::scope(|scope| {
         let writing = scope.spawn(move || (0..times).try_for_each(|_| there.write_all(octets)));
         (0..times).try_for_each(|_| back.read_exact(buffer))?;
@@ -306,7 +314,7 @@ fn self_measured(mut command: Command, how: &str, count: u32, length: Length) ->
 fn anyevent_fork_rpc(how: &str, count: u32, length: Length) -> Row {
     let perl = find("perl", "perl libanyevent-fork-perl libev-perl")?;
     run_to_end(Command::new(&perl).args(["-MEV", "-MAnyEvent::Fork::RPC", "-e1"]))
-        .map_err(|_| "AnyEvent::Fork::RPC is not installed (it is on CPAN)")?;
+        .map_err(|_| "absent: it is in no Debian package, only on CPAN")?;
     let mut command = Command::new(perl);
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/anyevent_fork_rpc.pl"));
     self_measured(command, how, count, length)

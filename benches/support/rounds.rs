@@ -39,6 +39,8 @@ pub enum Aim {
     Ratio(f64),
     /// The same, but only beside the contender with the greatest figure of those with this aim.
     RatioToBest(f64),
+    /// The figure itself is at least this.
+    AtLeast(f64),
     /// The figure itself is at most this.
     AtMost(f64),
     /// The figure is at most this in each round: one loss is a loss, whatever the median.
@@ -141,6 +143,7 @@ impl<'a> Comparison<'a> {
                 return Default::default();
             }
             Aim::Ratio(least) | Aim::RatioToBest(least) => (format!("≥ {least:.2}"), ratio.map(|ratio| ratio >= least)),
+            Aim::AtLeast(least) => (format!("≥ {}", figure(least)), Some(median >= least)),
             Aim::AtMost(most) => (format!("≤ {}", figure(most)), Some(median <= most)),
             Aim::NeverOver(most) => {
                 (format!("never > {}", figure(most)), Some(lane.figures().iter().all(|&one| one <= most)))

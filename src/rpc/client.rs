@@ -93,7 +93,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
         if in_callback() {
             return Err(Error::InCallback);
         }
-        let mut message = self.call.encode(call, self.link.message_limit())?;
+        let mut message = self.link.encode(self.call, call)?;
         let slot = Slot::new(thread_waker());
         let mut completion = slot.completion(self.reply);
         let id = loop {
@@ -163,7 +163,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     where
         Reply: 'static,
     {
-        let message = self.call.encode(call, self.link.message_limit())?;
+        let message = self.link.encode(self.call, call)?;
         let reply = self.reply;
         let completion: Completion = Box::new(move |outcome| {
             let (outcome, codec) = read(reply, outcome);
@@ -183,7 +183,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     where
         Reply: Send + 'static,
     {
-        CallFuture::new(&self.link, self.call.encode(call, self.link.message_limit()), self.reply, None)
+        CallFuture::new(&self.link, self.link.encode(self.call, call), self.reply, None)
     }
 
     /// As [`call_async`](Client::call_async), but without a reply, or without room, by then the future gives
@@ -192,7 +192,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     where
         Reply: Send + 'static,
     {
-        let message = self.call.encode(call, self.link.message_limit());
+        let message = self.link.encode(self.call, call);
         CallFuture::new(&self.link, message, self.reply, Instant::now().checked_add(patience))
     }
 

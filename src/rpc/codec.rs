@@ -52,6 +52,21 @@ pub trait Codec<T>: 'static {
     /// # Errors
     /// They are not such a message. That ends the conversation: the two sides do not understand each other.
     fn decode(bytes: &[u8]) -> Result<T, BoxError>;
+
+    /// The message as the bytes that [`encode`](Codec::encode) would append, where it holds them as they are: then long
+    /// ones are not copied to be sent. By default it does not.
+    fn as_bytes(message: &T) -> Option<&[u8]> {
+        let _ = message;
+        None
+    }
+
+    /// As [`decode`](Codec::decode), of bytes that the message may keep; by default it does not.
+    ///
+    /// # Errors
+    /// As `decode`.
+    fn decode_owned(bytes: Vec<u8>) -> Result<T, BoxError> {
+        Self::decode(&bytes)
+    }
 }
 
 /// Any type of serde's, in few bytes: the format [Postcard](https://postcard.jamesmunns.com). The default.
@@ -109,6 +124,14 @@ impl Codec<Vec<u8>> for Octets {
     fn decode(bytes: &[u8]) -> Result<Vec<u8>, BoxError> {
         Ok(bytes.to_vec())
     }
+
+    fn as_bytes(message: &Vec<u8>) -> Option<&[u8]> {
+        Some(message)
+    }
+
+    fn decode_owned(bytes: Vec<u8>) -> Result<Vec<u8>, BoxError> {
+        Ok(bytes)
+    }
 }
 
 impl Codec<()> for Octets {
@@ -132,6 +155,7 @@ mod tests {
     fn round_trip<C: Codec<T>, T>(message: &T) -> T {
         let mut bytes = Vec::new();
         C::encode(message, &mut bytes).expect("written");
+        assert!(C::as_bytes(message).is_none_or(|own| own == bytes));
         C::decode(&bytes).expect("read")
     }
 
@@ -143,6 +167,7 @@ mod tests {
             #[cfg(feature = "json")]
             prop_assert_eq!(&round_trip::<Json, _>(&message), &message);
             prop_assert_eq!(&round_trip::<Octets, _>(&octets), &octets);
+            prop_assert_eq!(&<Octets as Codec<Vec<u8>>>::decode_owned(octets.clone()).expect("read"), &octets);
         }
 
         #[test]

@@ -1,15 +1,18 @@
 //! What master and process must agree on, and messages as bytes.
 
 use std::any::type_name;
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::panic;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::codec::Codec;
 use super::descriptor;
 use super::error::Error;
+use super::lanes::{Lanes, Loaded};
 use crate::proc::BoxError;
 use crate::sys::{memfd, seqpacket};
 
@@ -80,7 +83,9 @@ pub(super) enum Refusal {
 /// How messages of one type are written and read.
 pub(super) struct Wording<T> {
     encode: fn(&T, &mut Vec<u8>) -> Result<(), BoxError>,
+    as_bytes: fn(&T) -> Option<&[u8]>,
     decode: fn(&[u8]) -> Result<T, BoxError>,
+    decode_owned: fn(Vec<u8>) -> Result<T, BoxError>,
 }
 
 impl<T> Clone for Wording<T> {
@@ -94,11 +99,24 @@ impl<T> Copy for Wording<T> {}
 /// A message as bytes, with its descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
-    /// Empty, if they are in the file.
-    pub(super) bytes: Vec<u8>,
-    pub(super) file: Option<OwnedFd>,
+    pub(super) body: Body,
     pub(super) length: u64,
     pub(super) fds: Vec<OwnedFd>,
+}
+
+/// Where a message's bytes are until it is sent.
+#[derive(Debug)]
+pub(super) enum Body {
+    Inline(Vec<u8>),
+    /// In a memory file.
+    File(OwnedFd),
+    Lane(Loaded),
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::Inline(Vec::new())
+    }
 }
 
 /// The longest message that travels in the datagram itself.
@@ -106,10 +124,16 @@ const LONGEST_INLINE: usize = seqpacket::MAX_BYTES - super::wire::HEADER;
 
 impl<T> Wording<T> {
     pub(super) fn of<C: Codec<T>>() -> Wording<T> {
-        Wording { encode: C::encode, decode: C::decode }
+        Wording { encode: C::encode, as_bytes: C::as_bytes, decode: C::decode, decode_owned: C::decode_owned }
     }
 
-    pub(super) fn encode(self, message: &T, limit: u64) -> Result<Encoded, Error> {
+    pub(super) fn encode(self, message: &T, limit: u64, lanes: &Arc<Lanes>) -> Result<Encoded, Error> {
+        if let Some(bytes) = (self.as_bytes)(message)
+            && bytes.len() > LONGEST_INLINE
+        {
+            let length = within(limit, bytes)?;
+            return Ok(Encoded { body: long(bytes, lanes)?, length, fds: Vec::new() });
+        }
         let mut bytes = Vec::new();
         let (written, fds) = descriptor::gather(|| (self.encode)(message, &mut bytes));
         written.map_err(|error| Error::Encode { words: crate::proc::words_of(error.as_ref()) })?;
@@ -117,23 +141,20 @@ impl<T> Wording<T> {
         if fds.len() >= seqpacket::MAX_DESCRIPTORS {
             return Err(Error::Encode { words: format!("{} descriptors are too many for one message", fds.len()) });
         }
-        let length = bytes.len() as u64;
-        if length > limit {
-            return Err(Error::TooLong { length, limit });
-        }
-        let mut encoded = Encoded { bytes, file: None, length, fds };
-        if encoded.bytes.len() > LONGEST_INLINE {
-            let file = memfd::seal(&encoded.bytes);
-            encoded.file = Some(file.map_err(|error| Error::system("make a memory file for a large message", error))?);
-            encoded.bytes = Vec::new();
-        }
-        Ok(encoded)
+        let length = within(limit, &bytes)?;
+        let body = if bytes.len() > LONGEST_INLINE { long(&bytes, lanes)? } else { Body::Inline(bytes) };
+        Ok(Encoded { body, length, fds })
     }
 
-    pub(super) fn decode(self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, String> {
+    pub(super) fn decode(self, bytes: Cow<'_, [u8]>, fds: Vec<OwnedFd>) -> Result<T, String> {
         // A user's codec is run on the hub's thread too, which must outlive its panics.
-        let decode =
-            || panic::catch_unwind(|| (self.decode)(bytes)).unwrap_or_else(|_| Err("its reading panicked".into()));
+        let decode = || {
+            let read = panic::catch_unwind(|| match bytes {
+                Cow::Borrowed(bytes) => (self.decode)(bytes),
+                Cow::Owned(bytes) => (self.decode_owned)(bytes),
+            });
+            read.unwrap_or_else(|_| Err("its reading panicked".into()))
+        };
         // Nearly no message has any.
         let (read, left) = if fds.is_empty() { (decode(), 0) } else { descriptor::supply(fds, decode) };
         match (read, left) {
@@ -144,11 +165,25 @@ impl<T> Wording<T> {
     }
 }
 
+/// The length of a message, if it may be that long.
+fn within(limit: u64, bytes: &[u8]) -> Result<u64, Error> {
+    let length = bytes.len() as u64;
+    if length > limit { Err(Error::TooLong { length, limit }) } else { Ok(length) }
+}
+
+fn long(bytes: &[u8], lanes: &Arc<Lanes>) -> Result<Body, Error> {
+    if let Some(loaded) = lanes.load(bytes) {
+        return Ok(Body::Lane(loaded));
+    }
+    let file = memfd::seal(bytes).map_err(|error| Error::system("make a memory file for a large message", error))?;
+    Ok(Body::File(file))
+}
+
 /// Writes what the library itself has to say.
 pub(super) fn encode_own<T: Serialize>(message: &T) -> Encoded {
     // Strings and numbers can always be written, and words are cut to a length that travels inline.
     let bytes = postcard::to_allocvec(message).unwrap_or_default();
-    Encoded { length: bytes.len() as u64, bytes, ..Encoded::default() }
+    Encoded { length: bytes.len() as u64, body: Body::Inline(bytes), ..Encoded::default() }
 }
 
 /// The longest words that are passed on, in bytes.

@@ -12,6 +12,7 @@ mod state;
 pub(super) mod waiting;
 mod watching;
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -22,9 +23,10 @@ use nix::sys::epoll::EpollFlags;
 use self::delivering::delivering;
 pub(super) use self::delivering::{call_back, in_callback};
 use self::state::State;
-use super::contract::{Contract, Encoded, Hello, PROTOCOL, encode_own};
+use super::contract::{Contract, Encoded, Hello, PROTOCOL, Wording, encode_own};
 use super::conversation::Ended;
 use super::error::{Error, Lost};
+use super::lanes::{Arrivals, Lanes};
 use super::options::Limits;
 use super::wire::{CallId, Kind, Outbox};
 use crate::proc::hub::Hub;
@@ -38,7 +40,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What became of a call.
 pub(super) enum Outcome<'a> {
-    Reply { bytes: &'a [u8], fds: Vec<OwnedFd> },
+    Reply { bytes: Cow<'a, [u8]>, fds: Vec<OwnedFd> },
     Failed(Error),
 }
 
@@ -46,7 +48,7 @@ pub(super) enum Outcome<'a> {
 pub(super) type Completion = Box<dyn FnOnce(Outcome<'_>) -> Result<(), Lost> + Send>;
 
 /// Called with each event; an error says that it cannot be decoded.
-pub(super) type OnEvent = Box<dyn FnMut(&[u8], Vec<OwnedFd>) -> Result<(), String> + Send>;
+pub(super) type OnEvent = Box<dyn FnMut(Cow<'_, [u8]>, Vec<OwnedFd>) -> Result<(), String> + Send>;
 
 /// Called once, when the conversation has ended in another way than by a finish.
 pub(super) type OnError = Box<dyn FnOnce(Lost) + Send>;
@@ -58,6 +60,10 @@ pub(super) struct Link {
     hub: &'static Hub,
     ours: Contract,
     limits: Limits,
+    /// For calls.
+    lanes: Arc<Lanes>,
+    /// For replies and events; whoever receives has them.
+    arrivals: Mutex<Arrivals>,
     state: Mutex<State>,
     on_event: Mutex<Option<OnEvent>>,
     /// Told when the right to deliver is free again and somebody waits for it.
@@ -92,6 +98,8 @@ impl Link {
             hub,
             ours,
             limits,
+            lanes: Arc::default(),
+            arrivals: Mutex::default(),
             state: Mutex::new(State::new(limits.outstanding, outbox)),
             on_event: Mutex::new(None),
             delivered: Condvar::new(),
@@ -105,8 +113,9 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn message_limit(&self) -> u64 {
-        self.limits.message
+    /// Writes a call.
+    pub(super) fn encode<Call>(&self, wording: Wording<Call>, call: &Call) -> Result<Encoded, Error> {
+        wording.encode(call, self.limits.message, &self.lanes)
     }
 
     /// Nothing is received before somebody wants to hear it.

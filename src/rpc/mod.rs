@@ -53,6 +53,9 @@
 //! your own. Master and process compare the names of codec and types before the first call ([`Contract`]). Open files,
 //! sockets and pipes travel as [`Descriptor`]s anywhere inside a message.
 //!
+//! Messages over 64 KiB go through memory that both processes keep mapped (up to 8 MiB for each direction, as much as such
+//! messages have needed at a time), and through memory files of their own beyond that. [`Octets`] are copied once on each side.
+//!
 //! # How much at once
 //! [`Options`] bound the outstanding calls, the bytes that wait to be sent and the longest message. Beyond them `submit`
 //! refuses ([`Error::Full`]), and `call` and `call_async` wait. A process that is busy simply does not read; a master that
@@ -68,6 +71,7 @@ mod contract;
 mod conversation;
 mod descriptor;
 mod error;
+mod lanes;
 mod link;
 mod options;
 mod pending;

@@ -1,16 +1,18 @@
 //! Frames: how the two sides lay out what they say in datagrams.
 //!
 //! A datagram holds as many whole frames as were ready when it was sent. A frame is a head of 20 bytes, numbers in
-//! little-endian order, and then the message, or, if that is long, nothing: it is in a sealed memory file.
+//! little-endian order, and then the message, or, if that is long, the number of the lane that it is in (`lanes.rs`), or
+//! nothing: it is in a sealed memory file of its own.
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 1 | kind |
-//! | 1 | 1 if the message is in a memory file, the first of the frame's descriptors; else 0 |
+//! | 1 | where the message is. 0: here; 1: in a memory file, the first of the frame's descriptors; 2: in the lane whose number stands here in 4 bytes; 3: as 2, and the lane is new: its file is the first descriptor |
 //! | 2 | how many descriptors the message has, beside that file |
 //! | 8 | the call that it is about: its place, its generation; 0 if it is about none |
 //! | 8 | the length of the message in bytes |
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -19,7 +21,8 @@ use std::vec;
 
 use nix::libc;
 
-use super::contract::Encoded;
+use super::contract::{Body, Encoded};
+use super::lanes::{Arrivals, Loaded};
 use crate::sys::{memfd, seqpacket};
 
 /// The length of a frame's head.
@@ -78,7 +81,7 @@ pub(super) struct Frame {
 pub(super) enum Message {
     /// In the datagram.
     Inline(Range<usize>),
-    /// It came in a memory file.
+    /// It came in a memory file or a lane.
     Long(Vec<u8>),
     /// Its file, or descriptors of it, found no room in this process's descriptor table.
     Lost,
@@ -93,6 +96,23 @@ impl Message {
             Message::Lost => None,
         }
     }
+
+    /// As [`bytes`](Message::bytes), and a long one can be kept.
+    pub(super) fn into_bytes(self, datagram: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Message::Inline(range) => datagram.get(range).map(Cow::Borrowed),
+            Message::Long(bytes) => Some(Cow::Owned(bytes)),
+            Message::Lost => None,
+        }
+    }
+
+    /// How much memory it takes beside its datagram, in bytes.
+    pub(super) fn beside(&self) -> usize {
+        match self {
+            Message::Long(bytes) => bytes.len(),
+            Message::Inline(_) | Message::Lost => 0,
+        }
+    }
 }
 
 /// Takes a datagram apart. What is whole before the first nonsense is given with it.
@@ -100,61 +120,87 @@ pub(super) fn split(
     bytes: &[u8],
     datagram: seqpacket::Datagram,
     limit: u64,
+    lanes: &mut Arrivals,
     frames: &mut impl Extend<Frame>,
 ) -> Result<(), Broken> {
-    let mut fds = datagram.fds.into_iter();
+    let mut reader = Reader { fds: datagram.fds.into_iter(), lost: datagram.lost_descriptors, limit, lanes };
     let mut at = 0;
     while at < bytes.len() {
-        let (frame, next) = take_frame(bytes, at, &mut fds, datagram.lost_descriptors, limit)?;
+        let (frame, next) = reader.take_frame(bytes, at)?;
         frames.extend([frame]);
         at = next;
     }
-    if fds.len() > 0 {
-        return Err(Broken(format!("{} descriptors came that belong to no message", fds.len())));
+    if reader.fds.len() > 0 {
+        return Err(Broken(format!("{} descriptors came that belong to no message", reader.fds.len())));
     }
     Ok(())
 }
 
-fn take_frame(
-    bytes: &[u8],
-    at: usize,
-    fds: &mut vec::IntoIter<OwnedFd>,
+/// What frames are taken from, beside a datagram's bytes.
+struct Reader<'a> {
+    fds: vec::IntoIter<OwnedFd>,
+    /// Descriptors were lost on the way.
     lost: bool,
     limit: u64,
-) -> Result<(Frame, usize), Broken> {
-    let left = &bytes[at..];
-    let Some((head, body)) = left.split_first_chunk::<HEADER>() else {
-        return Err(Broken(format!("a frame's head was cut after {} bytes", left.len())));
-    };
-    let [kind, place, d0, d1, p0, p1, p2, p3, g0, g1, g2, g3, length @ ..] = *head;
-    let kind = usize::from(kind).checked_sub(1).and_then(|index| Kind::ALL.get(index).copied());
-    let kind = kind.ok_or_else(|| Broken(format!("a frame of the unknown kind {}", head[0])))?;
-    let count = usize::from(u16::from_le_bytes([d0, d1]));
-    let id = CallId { place: u32::from_le_bytes([p0, p1, p2, p3]), generation: u32::from_le_bytes([g0, g1, g2, g3]) };
-    let length = u64::from_le_bytes(length);
-    if length > limit {
-        return Err(Broken(format!("a message of {length} bytes is over the limit of {limit}")));
+    lanes: &'a mut Arrivals,
+}
+
+impl Reader<'_> {
+    fn take_frame(&mut self, bytes: &[u8], at: usize) -> Result<(Frame, usize), Broken> {
+        let left = &bytes[at..];
+        let Some((head, body)) = left.split_first_chunk::<HEADER>() else {
+            return Err(Broken(format!("a frame's head was cut after {} bytes", left.len())));
+        };
+        let [kind, place, d0, d1, p0, p1, p2, p3, g0, g1, g2, g3, length @ ..] = *head;
+        let kind = usize::from(kind).checked_sub(1).and_then(|index| Kind::ALL.get(index).copied());
+        let kind = kind.ok_or_else(|| Broken(format!("a frame of the unknown kind {}", head[0])))?;
+        let count = usize::from(u16::from_le_bytes([d0, d1]));
+        let id =
+            CallId { place: u32::from_le_bytes([p0, p1, p2, p3]), generation: u32::from_le_bytes([g0, g1, g2, g3]) };
+        let length = u64::from_le_bytes(length);
+        if length > self.limit {
+            return Err(Broken(format!("a message of {length} bytes is over the limit of {}", self.limit)));
+        }
+        let start = at + HEADER;
+        let (message, next) = match place {
+            0 => match usize::try_from(length) {
+                Ok(length) if length <= body.len() => (Message::Inline(start..start + length), start + length),
+                _ => return Err(Broken(format!("a message was cut: {} of {length} bytes", body.len()))),
+            },
+            1 => match self.fds.next() {
+                Some(file) => (read_file(file, length, self.limit)?, start),
+                None if self.lost => (Message::Lost, start),
+                None => return Err(Broken("a long message came without its memory file".to_owned())),
+            },
+            2 | 3 => {
+                let Some((number, _)) = body.split_first_chunk() else {
+                    return Err(Broken("a message in a lane without a number".to_owned()));
+                };
+                (self.take_from_lane(u32::from_le_bytes(*number), place == 3, length)?, start + number.len())
+            }
+            other => return Err(Broken(format!("a message in the unknown place {other}"))),
+        };
+        let own: Vec<OwnedFd> = self.fds.by_ref().take(count).collect();
+        let message = match own.len() {
+            arrived if arrived == count => message,
+            _ if self.lost => Message::Lost,
+            arrived => return Err(Broken(format!("{arrived} of {count} descriptors of a message came"))),
+        };
+        Ok((Frame { kind, id, message, fds: own }, next))
     }
-    let start = at + HEADER;
-    let (message, next) = match place {
-        0 => match usize::try_from(length) {
-            Ok(length) if length <= body.len() => (Message::Inline(start..start + length), start + length),
-            _ => return Err(Broken(format!("a message was cut: {} of {length} bytes", body.len()))),
-        },
-        1 => match fds.next() {
-            Some(file) => (read_file(file, length, limit)?, start),
-            None if lost => (Message::Lost, start),
-            None => return Err(Broken("a long message came without its memory file".to_owned())),
-        },
-        other => return Err(Broken(format!("a message in the unknown place {other}"))),
-    };
-    let own: Vec<OwnedFd> = fds.by_ref().take(count).collect();
-    let message = match own.len() {
-        arrived if arrived == count => message,
-        _ if lost => Message::Lost,
-        arrived => return Err(Broken(format!("{arrived} of {count} descriptors of a message came"))),
-    };
-    Ok((Frame { kind, id, message, fds: own }, next))
+
+    fn take_from_lane(&mut self, number: u32, is_new: bool, length: u64) -> Result<Message, Broken> {
+        if is_new {
+            match self.fds.next() {
+                Some(file) => self.lanes.open(number, &file)?,
+                // Its sender never finds it free, and makes another.
+                None if self.lost => return Ok(Message::Lost),
+                None => return Err(Broken("a new lane came without its file".to_owned())),
+            }
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.lanes.unload(number, length).map(Message::Long)
+    }
 }
 
 fn read_file(file: OwnedFd, length: u64, limit: u64) -> Result<Message, Broken> {
@@ -178,6 +224,8 @@ pub(super) struct Outbox {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
+    /// The messages in lanes; the files of new ones are in `fds`.
+    loaded: Vec<Loaded>,
     weight: u64,
     /// The number of the last call in it, counted from 1 in the order of submission; 0 if it has none.
     pub(super) last_call: u64,
@@ -197,23 +245,37 @@ pub(super) enum Sent {
 
 impl Outbox {
     pub(super) fn push(&mut self, kind: Kind, id: CallId, message: Encoded, number: u64) {
-        let Encoded { bytes, file, length, fds } = message;
-        let count = fds.len() + usize::from(file.is_some());
+        let Encoded { body, length, fds } = message;
+        let (place, inline, file) = match &body {
+            Body::Inline(bytes) => (0, bytes.len(), 0),
+            Body::File(_) => (1, 0, 1),
+            Body::Lane(loaded) if loaded.file().is_some() => (3, size_of::<u32>(), 1),
+            Body::Lane(_) => (2, size_of::<u32>(), 0),
+        };
         let fits = |batch: &Batch| {
-            batch.bytes.len() + HEADER + bytes.len() <= PACKED && batch.fds.len() + count <= seqpacket::MAX_DESCRIPTORS
+            batch.bytes.len() + HEADER + inline <= PACKED
+                && batch.fds.len() + fds.len() + file <= seqpacket::MAX_DESCRIPTORS
         };
         if !self.queue.back().is_some_and(fits) {
             self.queue.push_back(Batch::default());
         }
         let Some(batch) = self.queue.back_mut() else { return };
         batch.bytes.push(kind as u8 + 1);
-        batch.bytes.push(u8::from(file.is_some()));
+        batch.bytes.push(place);
         batch.bytes.extend_from_slice(&(fds.len() as u16).to_le_bytes());
         batch.bytes.extend_from_slice(&id.place.to_le_bytes());
         batch.bytes.extend_from_slice(&id.generation.to_le_bytes());
         batch.bytes.extend_from_slice(&length.to_le_bytes());
-        batch.bytes.extend_from_slice(&bytes);
-        batch.fds.extend(file.into_iter().chain(fds));
+        match body {
+            Body::Inline(bytes) => batch.bytes.extend_from_slice(&bytes),
+            Body::File(file) => batch.fds.push(file),
+            Body::Lane(mut loaded) => {
+                batch.bytes.extend_from_slice(&loaded.number().to_le_bytes());
+                batch.fds.extend(loaded.take_file());
+                batch.loaded.push(loaded);
+            }
+        }
+        batch.fds.extend(fds);
         batch.weight += length + HEADER as u64;
         batch.last_call = batch.last_call.max(number);
         self.weight += length + HEADER as u64;
@@ -252,10 +314,13 @@ impl Outbox {
 
 impl Batch {
     /// Sends it, at once or not at all.
-    pub(super) fn send(&self, socket: BorrowedFd<'_>) -> Sent {
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> Sent {
         let raw: Vec<RawFd> = self.fds.iter().map(AsRawFd::as_raw_fd).collect();
         match seqpacket::send(socket, &self.bytes, &raw) {
-            Ok(()) => Sent::Whole,
+            Ok(()) => {
+                self.loaded.iter_mut().for_each(Loaded::mark_sent);
+                Sent::Whole
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::NoRoom,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Sent::Later,
             Err(error) => match error.raw_os_error() {
@@ -273,12 +338,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::lane::Lane;
 
     const LIMIT: u64 = 1 << 20;
 
     fn of(bytes: &[u8], fds: Vec<OwnedFd>) -> (Vec<Frame>, Result<(), Broken>) {
         let mut frames = Vec::new();
-        let end = split(bytes, seqpacket::Datagram { fds, lost_descriptors: false }, LIMIT, &mut frames);
+        let mut lanes = Arrivals::default();
+        let end = split(bytes, seqpacket::Datagram { fds, lost_descriptors: false }, LIMIT, &mut lanes, &mut frames);
         (frames, end)
     }
 
@@ -298,16 +365,16 @@ mod tests {
         for number in 0..5_000u32 {
             let fds = if number % 100 == 0 { vec![here.try_clone().expect("a copy")] } else { Vec::new() };
             let bytes = number.to_le_bytes().to_vec();
-            let message = Encoded { length: 4, bytes, file: None, fds };
+            let message = Encoded { length: 4, body: Body::Inline(bytes), fds };
             outbox.push(Kind::Call, CallId { place: number, generation: 3 }, message, u64::from(number) + 1);
         }
         let (mut next, mut buffer, mut datagrams) = (0u32, Vec::new(), 0);
-        while let Some(batch) = outbox.pop() {
+        while let Some(mut batch) = outbox.pop() {
             assert!(matches!(batch.send(here.as_fd()), Sent::Whole));
             datagrams += 1;
             let datagram = seqpacket::receive(there.as_fd(), &mut buffer).expect("received").expect("a datagram");
             let mut frames = Vec::new();
-            split(&buffer, datagram, LIMIT, &mut frames).expect("whole");
+            split(&buffer, datagram, LIMIT, &mut Arrivals::default(), &mut frames).expect("whole");
             for frame in frames {
                 assert_eq!((frame.kind, frame.id), (Kind::Call, CallId { place: next, generation: 3 }));
                 assert_eq!(frame.message.bytes(&buffer), Some(next.to_le_bytes().as_slice()));
@@ -327,7 +394,10 @@ mod tests {
             (vec![4; 19], "cut after 19 bytes"),
             (frame(0, 0, 0, 0, b""), "unknown kind 0"),
             (frame(99, 0, 0, 0, b""), "unknown kind 99"),
-            (frame(4, 2, 0, 0, b""), "unknown place 2"),
+            (frame(4, 4, 0, 0, b""), "unknown place 4"),
+            (frame(4, 2, 0, 5, &[1, 2, 3]), "without a number"),
+            (frame(4, 2, 0, 5, &[1, 0, 0, 0]), "never made lane 1"),
+            (frame(4, 3, 0, 5, &[1, 0, 0, 0]), "without its file"),
             (frame(4, 0, 0, 3, b"ok"), "2 of 3 bytes"),
             (frame(4, 0, 0, 1 << 63, b"ok"), "9223372036854775808 bytes is over the limit"),
             (frame(4, 1, 0, 5, b""), "without its memory file"),
@@ -350,6 +420,18 @@ mod tests {
         assert!(of(&frame(4, 1, 0, 4, b""), file(b"12345")).1.is_err());
         let (pipe, _writer) = std::io::pipe().expect("a pipe");
         assert!(of(&frame(4, 1, 0, 5, b""), vec![pipe.into()]).1.is_err());
+    }
+
+    #[test]
+    fn a_lane_is_believed_only_if_its_length_is_sealed_and_as_far_as_it_reaches() {
+        let new = |length| frame(4, 3, 0, length, &[7, 0, 0, 0]);
+        let file = || Lane::create(4096).expect("a lane").1;
+        assert!(of(&new(4096), vec![file()]).1.is_ok());
+        assert!(of(&new(1 << 19), vec![file()]).1.is_err());
+        assert!(of(&new(5), vec![memfd::seal(b"12345").expect("a file")]).1.is_err());
+        let (pipe, _writer) = std::io::pipe().expect("a pipe");
+        assert!(of(&new(5), vec![pipe.into()]).1.is_err());
+        assert!(of(&[new(5), new(5)].concat(), vec![file(), file()]).1.is_err(), "one number is one lane");
     }
 
     proptest! {

@@ -15,6 +15,7 @@ pub(crate) mod gate;
 pub(crate) mod hangup;
 pub(crate) mod inherited;
 pub(crate) mod kernel;
+pub(crate) mod lane;
 pub(crate) mod last_words;
 pub(crate) mod limits;
 pub(crate) mod memfd;

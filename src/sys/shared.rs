@@ -1,13 +1,14 @@
-//! Memory shared between processes, mapped a page at a time and seen as atomics only.
+//! Memory shared between processes, mapped a page at a time and seen as atomics, or copied.
 //!
 //! The memory is a memfd whose length is sealed, so no mapping can ever fault for want of a page
 //! behind it (memfd_create(2), "File sealing").
 
 use std::ffi::c_void;
+use std::io;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
@@ -50,9 +51,9 @@ pub(crate) struct Mapping {
     length: NonZeroUsize,
 }
 
-// SAFETY: the pages are reached as atomics only, and stay mapped wherever the owner goes.
+// SAFETY: the pages are reached as atomics, or copied by raw pointers, and stay mapped wherever the owner goes.
 unsafe impl Send for Mapping {}
-// SAFETY: as above: `&Mapping` gives `&[AtomicU64]` and nothing else.
+// SAFETY: as above: `&Mapping` gives `&[AtomicU64]`, and copies.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -86,6 +87,44 @@ impl Mapping {
         // SAFETY: the mapping is page-aligned, `length` bytes long, lives as long as `self`, and
         // every process reaches these bytes as atomics. A load needs no write permission.
         unsafe { slice::from_raw_parts(self.start.cast().as_ptr(), count) }
+    }
+
+    /// How many bytes are mapped.
+    pub(crate) fn bytes(&self) -> usize {
+        self.length.get()
+    }
+
+    /// Copies bytes to that place. Other processes may see them half-written. False, if they do not fit.
+    pub(crate) fn write_at(&self, at: usize, bytes: &[u8]) -> bool {
+        if self.length.get().checked_sub(at).is_none_or(|room| bytes.len() > room) {
+            return false;
+        }
+        // SAFETY: `at` is inside the mapping.
+        let to = unsafe { self.start.cast::<u8>().add(at) };
+        // SAFETY: there is room for so many bytes behind `to`, as was checked; they overlap no memory of this process's
+        // own, and no reference into the mapping but those to atomics exists.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        true
+    }
+
+    /// A copy of so many bytes from that place, whatever another process makes of them meanwhile.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `InvalidInput` for what is not inside.
+    pub(crate) fn read_at(&self, at: usize, length: usize) -> io::Result<Vec<u8>> {
+        if self.length.get().checked_sub(at).is_none_or(|room| length > room) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut bytes: Vec<u8> = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: `at` is inside the mapping.
+        let from = unsafe { self.start.cast::<u8>().add(at) };
+        // SAFETY: so many bytes are mapped from `from` on, as was checked, and the vector has room for them. Any bytes
+        // are bytes: nothing depends on their staying the same.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), bytes.as_mut_ptr(), length) };
+        // SAFETY: so many bytes were just written.
+        unsafe { bytes.set_len(length) };
+        Ok(bytes)
     }
 
     /// The pages' words, mapped for the rest of the process's life.

@@ -93,6 +93,17 @@ pub fn registry() -> Registry {
         .rpc("script_deferred", Entry::deferred(1000, |_| Ok(0), script_deferred))
         .rpc("script_deferred_few", Entry::deferred(4, |_| Ok(0), script_deferred))
         .rpc("octets", Entry::new(|_| Ok(()), |(), octets: Vec<u8>, _: &Cx<()>| Ok(octets)).codec::<Octets>())
+        .rpc(
+            "octets_deferred",
+            Entry::deferred(
+                16,
+                |_| Ok(()),
+                |(), octets: Vec<u8>, responder: Responder<Vec<u8>>, _: &Events<()>| {
+                    thread::spawn(move || responder.answer(Ok(octets)));
+                },
+            )
+            .codec::<Octets>(),
+        )
         .rpc("reversed", Entry::deferred(1000, |_| Ok(Vec::new()), reversed))
         .rpc("threads", Entry::deferred(64, |_| Ok(()), threads))
         .rpc(

@@ -1,5 +1,6 @@
 //! Messages of all lengths.
 
+use hatchery::proc::Template;
 use hatchery::rpc::{Client, Error, Octets, Options};
 use libtest_mimic::Trial;
 
@@ -10,6 +11,9 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("messages_of_any_length_come_back_as_they_went", lengths),
         test("sixty_four_mebibytes_come_back_as_they_went", very_long),
+        test("many_long_messages_at_a_time_come_back_as_they_went", || many_long("octets")),
+        test("many_long_messages_at_a_time_come_back_as_they_went_deferred", || many_long("octets_deferred")),
+        test("long_messages_over_and_over_take_no_further_memory_file_nor_descriptor", over_and_over),
         test("long_and_short_messages_keep_their_order", mixed),
         test("a_message_over_the_limit_is_refused_before_it_is_sent", too_long),
     ]
@@ -35,6 +39,48 @@ fn very_long() -> Outcome {
     let client: Echo = client("octets", Options::new().codec::<Octets>())?;
     let sent = bytes(64 << 20);
     assert!(client.call(&sent)? == sent);
+    Ok(())
+}
+
+/// More than fit all lanes, of lengths that do not fit each other's.
+fn many_long(entry: &str) -> Outcome {
+    let client: Echo = client(entry, Options::new().codec::<Octets>())?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let lengths: Vec<usize> = (0..48).map(|n| 70_000 + (n * 37 % 48) * 20_000).collect();
+    for _ in 0..2 {
+        for length in &lengths {
+            let (tell, length) = (tell.clone(), *length);
+            let is_whole = move |reply: Vec<u8>| reply == bytes(length);
+            client.submit(&bytes(length), move |reply| tell_test(&tell, reply.map(is_whole)))?;
+        }
+    }
+    assert!(client.finish()?.success());
+    drop(tell);
+    let whole: Vec<bool> = told.try_iter().collect::<Result<_, _>>()?;
+    assert_eq!(whole, vec![true; 2 * lengths.len()]);
+    Ok(())
+}
+
+fn over_and_over() -> Outcome {
+    let process = Template::spawn()?.fork()?;
+    let pid = process.pid()?;
+    let client: Echo = process.rpc("octets", Options::new().codec::<Octets>())?;
+    let sent = bytes(1 << 20);
+    let state = || -> Result<_, std::io::Error> {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        Ok((descriptors, maps.lines().filter(|line| line.contains("hatchery lane")).count()))
+    };
+    // When it takes the second call, it has closed what the first one needed.
+    for _ in 0..2 {
+        assert!(client.call(&sent)? == sent);
+    }
+    let (descriptors, lanes) = state()?;
+    assert_eq!(lanes, 2, "one there, one back");
+    for _ in 0..50 {
+        assert!(client.call(&sent)? == sent);
+    }
+    assert_eq!(state()?, (descriptors, lanes));
     Ok(())
 }
 

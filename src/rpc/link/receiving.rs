@@ -56,7 +56,9 @@ impl Link {
         let received = match receive(self.socket.as_fd(), &mut buffer) {
             Ok(Some(datagram)) => {
                 let mut frames = FRAMES.take();
-                let broken = wire::split(&buffer, datagram, self.limits.message, &mut frames).err();
+                let mut lanes = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+                let broken = wire::split(&buffer, datagram, self.limits.message, &mut lanes, &mut frames).err();
+                drop(lanes);
                 let end = self.deliver(&buffer, &mut frames).or(broken.map(Lost::from));
                 FRAMES.set(frames);
                 match end {
@@ -149,7 +151,7 @@ impl Link {
         let slot = || self.on_event.lock().unwrap_or_else(PoisonError::into_inner);
         // It may set another handler.
         let Some(mut handler) = slot().take() else { return Ok(()) };
-        let told = match frame.message.bytes(datagram) {
+        let told = match frame.message.into_bytes(datagram) {
             Some(bytes) => handler(bytes, frame.fds).map_err(|words| Lost::Codec { words }),
             None => {
                 Err(Lost::Codec { words: "descriptors of an event were lost: the table is full (EMFILE)".to_owned() })
@@ -184,7 +186,7 @@ fn tell_end(completion: Completion, datagram: &[u8], frame: Frame) -> Result<(),
         return completion(Outcome::Failed(error)).and(end);
     }
     let Frame { message, fds, .. } = frame;
-    match message.bytes(datagram) {
+    match message.into_bytes(datagram) {
         Some(bytes) => completion(Outcome::Reply { bytes, fds }),
         None => completion(Outcome::Failed(Error::DescriptorsLost { may_have_run: true })),
     }

@@ -35,7 +35,7 @@ impl Link {
         }
         state.sending = true;
         let was_full = state.outbox.weight() >= self.limits.queued;
-        while let Some(batch) = state.outbox.pop() {
+        while let Some(mut batch) = state.outbox.pop() {
             // If all ends meanwhile, these calls may have reached the process.
             let before = state.books.mark_sent(batch.last_call);
             drop(state);

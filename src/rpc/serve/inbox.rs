@@ -1,5 +1,6 @@
 //! What a process hears: calls in their order, and cancels ahead of it.
 
+use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::output::Output;
 use crate::proc::BoxError;
 use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal, encode_own, shortened};
-use crate::rpc::wire::{self, Broken, CallId, Frame, Kind};
+use crate::rpc::lanes::Arrivals;
+use crate::rpc::wire::{self, Broken, CallId, Frame, Kind, Message};
 use crate::sys::seqpacket;
 
 /// Bytes that are read ahead of the calls in hand, so that cancels behind them are heard.
@@ -22,6 +24,7 @@ pub(super) struct Inbox {
     ahead: VecDeque<Datagram>,
     ahead_bytes: usize,
     cancelled: HashSet<CallId>,
+    arrivals: Arrivals,
     eof: bool,
 }
 
@@ -29,6 +32,8 @@ pub(super) struct Inbox {
 struct Datagram {
     bytes: Vec<u8>,
     frames: VecDeque<Frame>,
+    /// Bytes of memory that it takes while it waits for its turn.
+    weight: usize,
 }
 
 /// Hears the master's first word, and says ours. None, if there is no master any more.
@@ -37,8 +42,9 @@ struct Datagram {
 /// Master and process do not agree; the master has been told.
 pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, BoxError> {
     let mut first = Datagram::default();
+    let mut arrivals = Arrivals::default();
     // What the first word may be is known without a limit of the master's.
-    if !first.receive(socket.as_fd(), u32::MAX.into(), seqpacket::receive_waiting)? {
+    if !first.receive(socket.as_fd(), u32::MAX.into(), &mut arrivals, seqpacket::receive_waiting)? {
         return Ok(None);
     }
     let hello = first.frames.pop_front().filter(|frame| frame.kind == Kind::Hello);
@@ -52,8 +58,15 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
     }
     let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit };
     output.say(Kind::Hello, CallId::default(), encode_own(&hello));
-    let inbox =
-        Inbox { output, current: first, ahead: VecDeque::new(), ahead_bytes: 0, cancelled: HashSet::new(), eof: false };
+    let inbox = Inbox {
+        output,
+        current: first,
+        ahead: VecDeque::new(),
+        ahead_bytes: 0,
+        cancelled: HashSet::new(),
+        arrivals,
+        eof: false,
+    };
     Ok(Some(inbox))
 }
 
@@ -73,13 +86,14 @@ impl Inbox {
             let Some(frame) = self.current.frames.pop_front() else {
                 match self.ahead.pop_front() {
                     Some(datagram) => {
-                        self.ahead_bytes -= datagram.bytes.len();
+                        self.ahead_bytes -= datagram.weight;
                         self.current = datagram;
                     }
                     None if self.eof => return Ok(None),
                     None => {
                         let limit = self.output.limit();
-                        if !self.current.receive(self.output.socket(), limit, seqpacket::receive_waiting)? {
+                        let receive = seqpacket::receive_waiting;
+                        if !self.current.receive(self.output.socket(), limit, &mut self.arrivals, receive)? {
                             return Ok(None);
                         }
                     }
@@ -102,7 +116,8 @@ impl Inbox {
     pub(super) fn look_ahead(&mut self) -> Result<(), BoxError> {
         while self.listens() {
             let mut datagram = Datagram::default();
-            match datagram.receive(self.output.socket(), self.output.limit(), seqpacket::receive) {
+            let (socket, limit) = (self.output.socket(), self.output.limit());
+            match datagram.receive(socket, limit, &mut self.arrivals, seqpacket::receive) {
                 Ok(true) => {}
                 Ok(false) => self.eof = true,
                 Err(Stopped::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -112,7 +127,9 @@ impl Inbox {
             self.cancelled.extend(cancels.map(|frame| frame.id));
             // The buffer is as long as the longest datagram.
             datagram.bytes.shrink_to_fit();
-            self.ahead_bytes += datagram.bytes.len();
+            datagram.weight =
+                datagram.bytes.len() + datagram.frames.iter().map(|frame| frame.message.beside()).sum::<usize>();
+            self.ahead_bytes += datagram.weight;
             self.ahead.push_back(datagram);
         }
         Ok(())
@@ -124,8 +141,8 @@ impl Inbox {
     }
 
     /// The message of the call that was taken last, if it was not lost.
-    pub(super) fn message<'a>(&'a self, frame: &'a Frame) -> Option<&'a [u8]> {
-        frame.message.bytes(&self.current.bytes)
+    pub(super) fn message(&self, message: Message) -> Option<Cow<'_, [u8]>> {
+        message.into_bytes(&self.current.bytes)
     }
 
     pub(super) fn cancels(&self) -> &HashSet<CallId> {
@@ -168,10 +185,11 @@ impl Datagram {
         &mut self,
         socket: BorrowedFd<'_>,
         limit: u64,
+        lanes: &mut Arrivals,
         receive: fn(BorrowedFd<'_>, &mut Vec<u8>) -> io::Result<Option<seqpacket::Datagram>>,
     ) -> Result<bool, Stopped> {
         let Some(datagram) = receive(socket, &mut self.bytes).map_err(Stopped::Os)? else { return Ok(false) };
-        let split = wire::split(&self.bytes, datagram, limit, &mut self.frames);
+        let split = wire::split(&self.bytes, datagram, limit, lanes, &mut self.frames);
         split.map(|()| true).map_err(|Broken(words)| Stopped::Broken(words))
     }
 }

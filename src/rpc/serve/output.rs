@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::proc::BoxError;
 use crate::rpc::contract::{Encoded, Failed, Wording, encode_own, shortened};
 use crate::rpc::error::Error;
+use crate::rpc::lanes::Lanes;
 use crate::rpc::wire::{CallId, Kind, Outbox, Sent};
 
 /// Once so many bytes wait to be sent, whoever says more waits too.
@@ -22,6 +23,7 @@ const ASK_AGAIN_MS: u8 = 5;
 pub(super) struct Output {
     socket: OwnedFd,
     limit: u64,
+    lanes: Arc<Lanes>,
     state: Mutex<State>,
     sent: Condvar,
 }
@@ -47,7 +49,7 @@ pub(super) fn hold(holding: bool) {
 
 impl Output {
     pub(super) fn new(socket: OwnedFd, limit: u64) -> Arc<Output> {
-        Arc::new(Output { socket, limit, state: Mutex::default(), sent: Condvar::new() })
+        Arc::new(Output { socket, limit, lanes: Arc::default(), state: Mutex::default(), sent: Condvar::new() })
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -81,7 +83,7 @@ impl Output {
     /// Answers a call.
     pub(super) fn reply<Reply>(&self, id: CallId, wording: Wording<Reply>, reply: &Result<Reply, BoxError>) {
         match reply {
-            Ok(reply) => match wording.encode(reply, self.limit) {
+            Ok(reply) => match wording.encode(reply, self.limit, &self.lanes) {
                 Ok(message) => self.say(Kind::Reply, id, message),
                 Err(error) => self.fail(id, Failed::Reply { words: words_of(&error) }),
             },
@@ -106,7 +108,7 @@ impl Output {
             return;
         }
         state.sending = true;
-        while let Some(batch) = state.outbox.pop() {
+        while let Some(mut batch) = state.outbox.pop() {
             drop(state);
             let gone = loop {
                 match batch.send(self.socket.as_fd()) {
@@ -155,7 +157,7 @@ impl<Event> Events<Event> {
     /// # Errors
     /// [`Error::TooLong`], [`Error::Encode`], [`Error::System`]: it was not sent.
     pub fn send(&self, event: &Event) -> Result<(), Error> {
-        let message = self.event.encode(event, self.output.limit)?;
+        let message = self.event.encode(event, self.output.limit, &self.output.lanes)?;
         self.output.say(Kind::Event, CallId::default(), message);
         Ok(())
     }

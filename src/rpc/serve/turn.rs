@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -72,10 +71,10 @@ pub(super) fn serve<State, Call, Reply, Event>(
 }
 
 /// The call in a frame; none, if its descriptors were lost, which was told.
-pub(super) fn decode<Call>(inbox: &Inbox, mut frame: Frame, wording: Wording<Call>) -> Result<Option<Call>, BoxError> {
-    let fds: Vec<OwnedFd> = std::mem::take(&mut frame.fds);
-    let Some(bytes) = inbox.message(&frame) else {
-        inbox.lost(frame.id);
+pub(super) fn decode<Call>(inbox: &Inbox, frame: Frame, wording: Wording<Call>) -> Result<Option<Call>, BoxError> {
+    let Frame { id, message, fds, .. } = frame;
+    let Some(bytes) = inbox.message(message) else {
+        inbox.lost(id);
         return Ok(None);
     };
     wording.decode(bytes, fds).map(Some).map_err(|words| inbox.refuse(words))
