@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::shape;
 use crate::proc::BoxError;
 
 /// A way to write messages of the type `T` as bytes, and to read them.
@@ -53,6 +54,13 @@ pub trait Codec<T>: 'static {
     /// They are not such a message. That ends the conversation: the two sides do not understand each other.
     fn decode(bytes: &[u8]) -> Result<T, BoxError>;
 
+    /// How messages of the type are laid out, so that two sides whose types have the same name but not the same
+    /// fields find out at the start. For [`Postcard`] and `Json` it is found by itself, from what the type's `Deserialize`
+    /// asks for; by default it is empty, and the type's name is all that is compared.
+    fn shape() -> String {
+        String::new()
+    }
+
     /// The message as the bytes that [`encode`](Codec::encode) would append, where it holds them as they are: then long
     /// ones are not copied to be sent. By default it does not.
     fn as_bytes(message: &T) -> Option<&[u8]> {
@@ -89,6 +97,10 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
             (_, left) => Err(format!("{} bytes are left over", left.len()).into()),
         }
     }
+
+    fn shape() -> String {
+        shape::of::<T>(false)
+    }
 }
 
 /// Any type of serde's, as JSON (RFC 8259): for a look at what is said, or a program in another language.
@@ -106,6 +118,10 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
 
     fn decode(bytes: &[u8]) -> Result<T, BoxError> {
         Ok(serde_json::from_slice(bytes)?)
+    }
+
+    fn shape() -> String {
+        shape::of::<T>(true)
     }
 }
 

@@ -13,45 +13,95 @@ use super::codec::Codec;
 use super::descriptor;
 use super::error::Error;
 use super::lanes::{Lanes, Loaded};
+use super::shape;
 use crate::proc::BoxError;
 use crate::sys::{memfd, seqpacket};
 
 /// The version of the frames; see `wire.rs`.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
-/// The codec and the types of a conversation, by name.
-///
-/// Names are all that is compared, so a type that has changed its fields and kept its name is not noticed here. It cannot
-/// happen where master and process are the same program, as they are unless
-/// [`Template::spawn_program`](crate::proc::Template::spawn_program) was used.
+/// The codec and the types of a conversation, as both sides compare them before the first call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Contract {
     /// [`Codec::NAME`].
     pub codec: String,
     /// The type of calls.
-    pub call: String,
+    pub call: MessageType,
     /// The type of replies.
-    pub reply: String,
+    pub reply: MessageType,
     /// The type of events.
-    pub event: String,
+    pub event: MessageType,
 }
 
-impl Contract {
-    pub(super) fn of<Call, Reply, Event, C: Codec<Call>>() -> Contract {
-        Contract {
-            codec: C::NAME.to_owned(),
-            call: type_name::<Call>().to_owned(),
-            reply: type_name::<Reply>().to_owned(),
-            event: type_name::<Event>().to_owned(),
+/// A type of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MessageType {
+    /// Its name.
+    pub name: String,
+    /// How it is laid out, as [`Codec::shape`] says; empty if that says nothing. What a type's own `Deserialize` hides (it
+    /// refuses a made-up value, or asks for any) stands there as `?`, which agrees with anything, or as `any`.
+    pub shape: String,
+}
+
+impl MessageType {
+    fn of<T, C: Codec<T>>() -> MessageType {
+        // The user's own code may panic, and then tells no more.
+        MessageType {
+            name: shortened(type_name::<T>().to_owned()),
+            shape: panic::catch_unwind(C::shape).unwrap_or_default(),
         }
     }
 }
 
-impl fmt::Display for Contract {
+impl MessageType {
+    fn agrees(&self, other: &MessageType) -> bool {
+        self.name == other.name && shape::agree(&self.shape, &other.shape)
+    }
+}
+
+impl fmt::Display for MessageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Contract { codec, call, reply, event } = self;
-        write!(f, "codec {codec}, call {call}, reply {reply}, event {event}")
+        f.write_str(&self.name)?;
+        // Simple types are their own shape.
+        if self.shape.is_empty() || self.shape == self.name { Ok(()) } else { write!(f, " = {}", self.shape) }
+    }
+}
+
+impl Contract {
+    pub(super) fn of<Call, Reply, Event, C: Codec<Call> + Codec<Reply> + Codec<Event>>() -> Contract {
+        Contract {
+            codec: <C as Codec<Call>>::NAME.to_owned(),
+            call: MessageType::of::<Call, C>(),
+            reply: MessageType::of::<Reply, C>(),
+            event: MessageType::of::<Event, C>(),
+        }
+    }
+
+    /// Whether the two sides understand each other.
+    pub(super) fn agrees(&self, other: &Contract) -> bool {
+        let pairs = [(&self.call, &other.call), (&self.reply, &other.reply), (&self.event, &other.event)];
+        self.codec == other.codec && pairs.into_iter().all(|(our, their)| our.agrees(their))
+    }
+
+    /// What the two do not agree on, of each side.
+    pub(super) fn differences(&self, other: &Contract) -> [String; 2] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        if self.codec != other.codec {
+            ours.push(format!("codec {}", self.codec));
+            theirs.push(format!("codec {}", other.codec));
+        }
+        let types = [
+            ("call", &self.call, &other.call),
+            ("reply", &self.reply, &other.reply),
+            ("event", &self.event, &other.event),
+        ];
+        for (what, our, their) in types.into_iter().filter(|(_, our, their)| !our.agrees(their)) {
+            ours.push(format!("{what} {our}"));
+            theirs.push(format!("{what} {their}"));
+        }
+        [ours.join(", "), theirs.join(", ")]
     }
 }
 

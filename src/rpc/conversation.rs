@@ -164,16 +164,17 @@ impl<T> Conversation<T> {
         }
     }
 
-    /// All is over: every call that is outstanding ends, in the order of their beginning.
+    /// All is over: every call that is outstanding ends, in the order of their beginning. A process says its first word
+    /// before it looks at any call.
     pub(super) fn end(&mut self) -> Vec<Ended<T>> {
-        self.phase = Phase::Ended;
+        let met = std::mem::replace(&mut self.phase, Phase::Ended) == Phase::Open;
         self.outstanding = 0;
         self.free.clear();
         self.deadlines.clear();
         let mut calls: Vec<_> = self.places.drain(..).filter_map(|place| place.call).collect();
         calls.sort_by_key(|call| call.number);
         let sent = self.sent;
-        calls.into_iter().map(|call| Ended { may_have_run: call.number <= sent, token: call.token }).collect()
+        calls.into_iter().map(|call| Ended { may_have_run: met && call.number <= sent, token: call.token }).collect()
     }
 
     /// The call of that id; none, if it has ended before.

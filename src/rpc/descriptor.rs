@@ -1,9 +1,10 @@
 //! Descriptors inside messages.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::de::Error as _;
+use serde::de::{Error as _, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -55,7 +56,12 @@ thread_local! {
     static LEAVING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
     /// Those of the message that is being read on this thread, until they are taken.
     static ARRIVED: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
+    /// Messages on this thread are made up.
+    static IMAGINING: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What serde knows it by.
+const NAME: &str = "Descriptor";
 
 const ELSEWHERE: &str = "a descriptor travels only inside a message of the RPC";
 
@@ -67,19 +73,46 @@ impl Serialize for Descriptor {
             leaving.push(self.0.try_clone().map_err(S::Error::custom)?);
             u32::try_from(leaving.len() - 1).map_err(S::Error::custom)
         })?;
-        place.serialize(serializer)
+        serializer.serialize_newtype_struct(NAME, &place)
     }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(NAME, Arriving)
+    }
+}
+
+/// Takes the descriptor whose place is read.
+struct Arriving;
+
+impl<'de> Visitor<'de> for Arriving {
+    type Value = Descriptor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the place of a descriptor")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Descriptor, D::Error> {
         let place = u32::deserialize(deserializer)? as usize;
+        if IMAGINING.get() {
+            let (reader, _) = std::io::pipe().map_err(D::Error::custom)?;
+            return Ok(Descriptor::from(reader));
+        }
         ARRIVED.with_borrow_mut(|arrived| {
             let arrived = arrived.as_mut().ok_or_else(|| D::Error::custom(ELSEWHERE))?;
             let fd = arrived.get_mut(place).and_then(Option::take);
             fd.map(Descriptor).ok_or_else(|| D::Error::custom(format!("descriptor {place} did not come with it")))
         })
     }
+}
+
+/// Runs `read`, which may read messages from made-up values: descriptors are made up too.
+pub(super) fn imagine<T>(read: impl FnOnce() -> T) -> T {
+    let outer = IMAGINING.replace(true);
+    let read = read();
+    IMAGINING.set(outer);
+    read
 }
 
 /// Runs `write`, and gives what it has written with the descriptors in it.

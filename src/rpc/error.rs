@@ -101,8 +101,9 @@ pub enum Lost {
         /// What the codec says.
         words: String,
     },
-    /// Master and process do not agree on the codec or the types of the messages. Nothing was called.
-    #[error("master and process do not agree: here {ours}; there {theirs}")]
+    /// Master and process do not agree on the codec or the types of the messages: most likely one of them is of another
+    /// version. Nothing was called. The words name what differs, on each side.
+    #[error("master and process do not agree: here {}; there {}", ours.differences(theirs)[0], ours.differences(theirs)[1])]
     Disagreement {
         /// What is spoken here.
         ours: Box<Contract>,

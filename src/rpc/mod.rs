@@ -50,7 +50,8 @@
 //!
 //! # Codecs and descriptors
 //! Messages are written by a [`Codec`]: [`Postcard`], `Json` (feature `json`), [`Octets`], or
-//! your own. Master and process compare the names of codec and types before the first call ([`Contract`]). Open files,
+//! your own. Master and process compare the names of codec and types, and their shapes, before the first call ([`Contract`]): a
+//! process of another version, whose types have kept their names and changed their fields, is never called. Open files,
 //! sockets and pipes travel as [`Descriptor`]s anywhere inside a message.
 //!
 //! Messages over 64 KiB go through memory that both processes keep mapped (up to 8 MiB for each direction, as much as such
@@ -76,13 +77,14 @@ mod link;
 mod options;
 mod pending;
 mod serve;
+mod shape;
 mod wire;
 
 pub use client::Client;
 #[cfg(feature = "json")]
 pub use codec::Json;
 pub use codec::{Codec, Octets, Postcard};
-pub use contract::Contract;
+pub use contract::{Contract, MessageType};
 pub use descriptor::Descriptor;
 pub use error::{Error, Lost};
 pub use options::Options;

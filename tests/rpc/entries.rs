@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hatchery::proc::{BoxError, Registry, RunCx, Template};
-use hatchery::rpc::{Client, Codec, Cx, Descriptor, Entry, Events, Json, Octets, Options, Postcard, Responder};
+use hatchery::rpc::{Client, Codec, Cx, Descriptor, Entry, Error, Events, Json, Octets, Options, Postcard, Responder};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +86,39 @@ impl Codec<String> for OneWay {
     }
 }
 
+pub type CallOfAnotherVersion = fn() -> Result<Result<u32, Error>, Box<dyn std::error::Error>>;
+
+/// An entry point; and a call of it as another version of this program makes it, with a type that has kept its name and
+/// changed its fields.
+pub fn orders() -> (fn(Registry) -> Registry, CallOfAnotherVersion) {
+    let there = {
+        #[derive(Serialize, Deserialize)]
+        struct Order {
+            text: String,
+            amount: u32,
+        }
+        |registry: Registry| {
+            let take = |(): &mut (), order: Order, _: &Cx<()>| Ok(order.amount + order.text.len() as u32);
+            registry.rpc("orders", Entry::new(|_| Ok(()), take))
+        }
+    };
+    let here = {
+        #[derive(Serialize, Deserialize)]
+        struct Order {
+            text: String,
+            copies: u64,
+        }
+        || {
+            let client: Client<Order, u32, ()> = client("orders", Options::<Postcard>::new())?;
+            Ok(client.call(&Order { text: "a book".to_owned(), copies: 2 }))
+        }
+    };
+    (there, here)
+}
+
 pub fn registry() -> Registry {
-    Registry::new()
+    let (orders, _) = orders();
+    orders(Registry::new())
         .rpc("script", Entry::new(|_| Ok(0), script))
         .rpc("script_json", Entry::new(|_| Ok(0), script).codec::<Json>())
         .rpc("script_deferred", Entry::deferred(1000, |_| Ok(0), script_deferred))

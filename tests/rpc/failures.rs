@@ -7,7 +7,7 @@ use hatchery::proc::{Failure, How, Template};
 use hatchery::rpc::{Client, Error, Json, Lost, Options, Postcard};
 use libtest_mimic::Trial;
 
-use crate::entries::{Act, OneWay, Said, client, scripted, tell_test};
+use crate::entries::{Act, OneWay, Said, client, orders, scripted, tell_test};
 use crate::support::{Outcome, test};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         test("an_unknown_entry_point_is_told_by_the_first_call", unknown_entry),
         test("another_codec_is_refused_and_both_are_named", other_codec),
         test("other_types_are_refused_and_both_are_named", other_types),
+        test("types_of_the_same_name_with_other_fields_are_refused_and_both_shapes_are_named", other_fields),
         test("a_call_that_the_process_cannot_decode_ends_all", undecodable_call),
         test("a_reply_that_cannot_be_decoded_ends_all", undecodable_reply),
         test("a_codec_that_panics_at_a_reply_ends_its_conversation_alone", panicking_codec),
@@ -156,14 +157,34 @@ fn other_types() -> Outcome {
     let lost = told.recv_timeout(SOON)?;
     match &lost {
         Lost::Disagreement { ours, theirs } => {
-            assert_eq!(ours.reply, "u8");
-            assert!(theirs.reply.ends_with("Said"));
+            assert_eq!(ours.reply.name, "u8");
+            assert!(theirs.reply.name.ends_with("Said"));
             assert_eq!(ours.call, theirs.call);
         }
         other => panic!("{other:?}"),
     }
     let words = lost.to_string();
     assert!(words.contains("reply u8") && words.contains("Said"), "{words}");
+    Ok(())
+}
+
+fn other_fields() -> Outcome {
+    let (_, call_of_another_version) = orders();
+    let lost = match call_of_another_version()? {
+        Err(Error::Lost { why, may_have_run: false }) => why,
+        other => panic!("{other:?}"),
+    };
+    let words = lost.to_string();
+    for part in ["Order{text: text, copies: u64}", "Order{text: text, amount: u32}"] {
+        assert!(words.contains(part), "{words}");
+    }
+    match lost {
+        Lost::Disagreement { ours, theirs } => {
+            assert_eq!((&ours.call.name, &ours.reply), (&theirs.call.name, &theirs.reply));
+            assert_ne!(ours.call.shape, theirs.call.shape);
+        }
+        other => panic!("{other:?}"),
+    }
     Ok(())
 }
 

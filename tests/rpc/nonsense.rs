@@ -43,7 +43,8 @@ fn frame(kind: u8, in_file: u8, descriptors: u16, place: u32, length: u64, messa
 
 /// The first word of a process that serves calls of `u32`, with replies and events of the same.
 fn hello() -> Vec<u8> {
-    let hello = (1u32, ("postcard", "u32", "u32", "u32"), 0u64);
+    let message = ("u32", "u32");
+    let hello = (2u32, ("postcard", message, message, message), 0u64);
     let bytes = postcard::to_allocvec(&hello).expect("written");
     frame(HELLO, 0, 0, 0, bytes.len() as u64, &bytes)
 }

@@ -278,6 +278,15 @@ proptest! {
 }
 
 #[test]
+fn a_process_that_never_said_its_first_word_has_run_nothing() {
+    let mut books = Conversation::new(3);
+    let (_, number) = books.begin("call", None).expect("room");
+    books.mark_sent(number);
+    assert_eq!(books.handle(Kind::Refused, CallId::default()), Ok(Step::Refused));
+    assert_eq!(books.end(), [Ended { token: "call", may_have_run: false }]);
+}
+
+#[test]
 fn what_a_process_may_not_say_is_refused() {
     let mut books = Conversation::new(3);
     assert!(books.handle(Kind::Event, CallId::default()).is_err());

@@ -140,7 +140,7 @@ impl Link {
         if protocol != PROTOCOL {
             return Err(Broken(format!("it speaks version {protocol} of the protocol, not {PROTOCOL}")).into());
         }
-        if contract == self.ours { Ok(()) } else { Err(self.disagreement(contract)) }
+        if contract.agrees(&self.ours) { Ok(()) } else { Err(self.disagreement(contract)) }
     }
 
     fn disagreement(&self, theirs: Contract) -> Lost {

@@ -51,9 +51,10 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
     let hello = hello.as_ref().and_then(|frame| frame.message.bytes(&first.bytes)).ok_or("the master did not begin")?;
     let Hello { protocol, contract: theirs, limit } = postcard::from_bytes(hello)?;
     let output = Output::new(socket, limit);
-    if protocol != PROTOCOL || theirs != *ours {
+    if protocol != PROTOCOL || !theirs.agrees(ours) {
         let refusal = Refusal::Disagreement { theirs: Box::new(ours.clone()) };
         output.say(Kind::Refused, CallId::default(), encode_own(&refusal));
+        let [ours, theirs] = ours.differences(&theirs);
         return Err(format!("master and process do not agree: here {ours}; there {theirs}").into());
     }
     let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit };
