@@ -1,16 +1,15 @@
 //! Serving one connection: request after request while there are any, until it is to be parked or
 //! closed.
 
-use std::error::Error;
-use std::io;
-use std::iter;
+mod clients;
+mod sending;
+
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use slog::{Logger, debug, error, info, warn};
+use slog::{Logger, error, warn};
 
-use super::abort::Aborted;
 use super::cleanup::Cleanups;
 use super::conn::{Buffers, Conn, Fill, Peer};
 use super::deadline::{Begun, Deadlines};
@@ -18,8 +17,9 @@ use super::drain::MasterLink;
 use super::in_hand::InHand;
 use super::message::{FromWorker, TimedOut};
 use super::parked::{Phase, Sending, Then};
+use super::request_cx::RequestCx;
 use super::scoreboard::{Record, WorkerState};
-use super::service::{Next, RequestCx, Service};
+use super::service::{Next, Service};
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use crate::proc::caught::catch;
 use crate::sys::clock::Monotonic;
@@ -31,9 +31,6 @@ const LINGER_BYTES: usize = 256 * 1024;
 const ORPHANS_LINGER_TIME: Duration = Duration::from_millis(50);
 /// How long a draining worker waits for the first byte of a connection that it has accepted.
 pub(super) const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
-
-/// A client that leaves before its answer is noticed if that takes so long.
-const LONG_ENOUGH_TO_GIVE_UP: Duration = Duration::from_millis(10);
 
 /// The service, with all that a request needs.
 pub(super) struct Attendant<S> {
@@ -121,56 +118,6 @@ impl<S: Service> Attendant<S> {
         conn.borrow_buffers(&mut self.buffers);
         self.serve_all(conn, Some(request), true);
         conn.return_buffers(&mut self.buffers);
-    }
-
-    /// Sends more of what is unsent, and goes on when that was all.
-    pub(super) fn send_on(&mut self, conn: &mut Conn, sending: Sending) -> Outcome {
-        match conn.try_flush() {
-            Ok(false) => return Outcome::Nothing,
-            Ok(true) => {}
-            Err(error) => {
-                if !sending.aborted && self.is_client_gone(&error, conn) {
-                    self.record.set_label(&conn.take_label().unwrap_or_default());
-                    self.count_abort(conn, sending.request);
-                    self.record.set_label(b"");
-                } else {
-                    self.report(&error, conn);
-                }
-                return Outcome::Close;
-            }
-        }
-        conn.borrow_buffers(&mut self.buffers);
-        let outcome = match sending.then {
-            Then::NextRequest => {
-                conn.take_label();
-                if conn.buffer().is_empty() { Outcome::Idle } else { self.serve_all(conn, None, false) }
-            }
-            Then::RestOfRequest => Outcome::Partial(sending.request),
-            Then::RestOfAnswer => self.serve_all(conn, Some(sending.request), false),
-            Then::Close => Outcome::Close,
-        };
-        conn.return_buffers(&mut self.buffers);
-        outcome
-    }
-
-    /// The client has not taken in time what was written.
-    pub(super) fn time_out_sending(&mut self, conn: &mut Conn, sending: Sending) -> Outcome {
-        match sending.then {
-            Then::RestOfRequest => {
-                self.time_out(conn, sending.request);
-                return Outcome::Close;
-            }
-            Then::RestOfAnswer => {}
-            // A last look: a worker that was long busy has not seen how the client went on reading.
-            Then::NextRequest | Then::Close => match self.send_on(conn, sending) {
-                Outcome::Nothing => {}
-                outcome => return outcome,
-            },
-        }
-        self.record.set_label(&conn.take_label().unwrap_or_default());
-        self.tell_timed_out(conn, sending.request.since, true);
-        self.record.set_label(b"");
-        Outcome::Close
     }
 
     /// What the connection waits for after a visit; none: it is to be closed.
@@ -353,46 +300,6 @@ impl<S: Service> Attendant<S> {
         }
     }
 
-    // ---- clients that leave ----
-
-    /// Whether the client has left without waiting for the answer that is about to be sent. It is asked for only where
-    /// that takes long or a token has noticed it: nobody gives up at once, and a look costs a system call.
-    fn has_client_left(&self, conn: &Conn, request: Begun, next: Next) -> bool {
-        let unanswered = conn.unsent() > 0;
-        let suspected = self.in_hand.line.has_seen_end()
-            || unanswered && request.since.after(LONG_ENOUGH_TO_GIVE_UP) <= Monotonic::now();
-        // It has ended in the middle of its request, and the service has nothing to say to that.
-        let incomplete = !conn.has_consumed() || next == Next::More;
-        let broken_off = conn.has_ended() && incomplete && !unanswered;
-        broken_off || suspected && conn.has_left()
-    }
-
-    /// Whether an error says that the client is gone, and it is: errors of the same kind may come from elsewhere.
-    fn is_client_gone(&self, error: &(dyn Error + 'static), conn: &Conn) -> bool {
-        says_client_is_gone(error) && (conn.has_ended() || conn.peer_gone())
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn count_abort(&mut self, conn: &Conn, request: Begun) {
-        self.aborted += 1;
-        self.record.set_aborted(self.aborted);
-        let elapsed = Monotonic::now().since(request.since);
-        info!(self.log, "a request was aborted, its client is gone";
-            "peer" => %conn.peer(), "label" => self.label(), "elapsed_ms" => elapsed.as_millis() as u64,
-            "aborted" => self.aborted);
-    }
-
-    /// A client that went away between two requests is everyday life; anything else is worth a look.
-    fn report(&self, error: &(dyn Error + 'static), conn: &Conn) {
-        if self.is_client_gone(error, conn) {
-            debug!(self.log, "the client is gone"; "error" => %error);
-        } else {
-            warn!(self.log, "a request failed, the connection is closed";
-                "error" => %error, "peer" => %conn.peer(), "label" => self.label());
-        }
-    }
-
     fn label(&self) -> String {
         String::from_utf8_lossy(&self.record.label()).into_owned()
     }
@@ -410,14 +317,4 @@ fn what_then(next: Next, conn: &Conn) -> Then {
         Next::Park | Next::More if is_last_call => Then::Close,
         Next::Park | Next::More => Then::RestOfRequest,
     }
-}
-
-/// Whether the error, or what it comes from, is of those that a client which leaves causes.
-fn says_client_is_gone(error: &(dyn Error + 'static)) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    let says = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
-        Some(error) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
-        None => error.downcast_ref::<Aborted>().is_some_and(|why| why.is_by_client()),
-    };
-    iter::successors(Some(error), |&error| error.source()).any(says)
 }

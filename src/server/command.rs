@@ -9,7 +9,8 @@ use std::process::ExitStatus;
 
 use nix::unistd::Pid;
 
-use super::service::{RequestCx, WorkerCx};
+use super::request_cx::RequestCx;
+use super::service::WorkerCx;
 use crate::proc::ExecCommand;
 use crate::sys::posix_spawn::Group;
 use crate::sys::subprocess::{self, NotGiven};

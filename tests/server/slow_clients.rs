@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Trial> {
         clients_that_stall_in_a_long_body_hold_no_worker,
         a_client_that_never_reads_is_cut_at_its_deadline_and_told_once,
         a_client_that_leaves_in_the_middle_of_its_answer_is_counted_and_told_once,
+        a_client_that_leaves_in_the_middle_of_its_body_is_counted_and_told_once,
         a_slow_reader_gets_its_whole_answer_across_a_reload,
         a_slow_reader_gets_its_whole_answer_across_a_stop,
         a_slow_reader_gets_its_whole_answer_from_a_worker_that_is_recycled,
@@ -135,6 +136,8 @@ fn clients_that_stall_in_a_long_body_hold_no_worker() {
     }
 }
 
+const ABORTED: &str = "a request was aborted, its client is gone";
+
 fn timed_out(record: &Record) -> bool {
     record.is("a request timed out")
 }
@@ -157,7 +160,6 @@ fn a_client_that_never_reads_is_cut_at_its_deadline_and_told_once() {
 }
 
 fn a_client_that_leaves_in_the_middle_of_its_answer_is_counted_and_told_once() {
-    const ABORTED: &str = "a request was aborted, its client is gone";
     let server = Server::start(&["--workers", "1", "--faults", "--request-timeout", "10m"]);
     let client = ask_for_much(&server);
     let address = client.local_address().to_owned();
@@ -167,6 +169,21 @@ fn a_client_that_leaves_in_the_middle_of_its_answer_is_counted_and_told_once() {
     assert_eq!(told.u64("aborted"), 1);
     server.get("/").greeting();
     assert_eq!(server.log.count(|record| record.is(ABORTED)), 1);
+}
+
+fn a_client_that_leaves_in_the_middle_of_its_body_is_counted_and_told_once() {
+    let server = Server::start(&["--workers", "1", "--request-timeout", "10m"]);
+    for ((first, _), count) in long_bodies().into_iter().zip(1..) {
+        let mut client = server.client();
+        client.send(first).expect("a part of a request");
+        // Another client is served after it, so the worker has begun with the body.
+        server.get("/").greeting();
+        client.half_close();
+        assert_eq!(client.rest(), b"");
+        let told = server.log.wait("it is told", |record| record.is(ABORTED) && record.u64("aborted") == count);
+        assert_eq!((told.str("label").as_str(), told.str("peer").as_str()), ("POST /", client.local_address()));
+        assert_eq!(server.log.count(|record| record.is(ABORTED)), count as usize);
+    }
 }
 
 fn is_draining(record: &Record) -> bool {
