@@ -8,6 +8,7 @@
 //!
 //! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`rpc`], [`server`], `cli`.
 
+mod machine;
 mod sys;
 
 pub mod proc;

@@ -19,6 +19,7 @@ pub(crate) mod lane;
 pub(crate) mod last_words;
 pub(crate) mod limits;
 pub(crate) mod memfd;
+pub(crate) mod memory;
 #[cfg(feature = "cli")]
 pub(crate) mod output;
 pub(crate) mod pidfd;

@@ -158,7 +158,7 @@ impl Master {
         }
         let policy = policy::of(&config);
         let effects = Effects::new(config, estate, own, events, log.clone());
-        let supervisor = Supervisor::new(policy, jitter_seed());
+        let supervisor = Supervisor::new(policy, crate::machine::seed());
         Master { supervisor, effects, inbox, began: Instant::now(), log }
     }
 
@@ -270,10 +270,4 @@ impl Master {
             }
         }
     }
-}
-
-/// Two masters that fail together are not to try again together.
-fn jitter_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }

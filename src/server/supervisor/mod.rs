@@ -13,7 +13,6 @@ mod farewell;
 mod fleet;
 mod message;
 mod policy;
-mod random;
 mod recycling;
 mod reports;
 mod restarts;
@@ -35,7 +34,6 @@ use std::time::Duration;
 
 use self::farewell::Farewell;
 use self::fleet::Fleet;
-use self::random::Random;
 use self::restarts::Restarts;
 use self::scaling::Scaler;
 use self::table::{Cue, UpgradeCue};
@@ -43,6 +41,7 @@ use self::templates::Templates;
 use self::timers::{Timer, Timers};
 use self::upgrade::Upgrading;
 use super::Generation;
+use crate::machine::Random;
 
 pub(crate) use self::fleet::WorkerState;
 pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice, Outcome, Signal, StartFailure};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::random::Random;
 use super::recycling::Limits;
 use super::scaling::Scaling;
+
+pub(crate) use crate::machine::Backoff;
 
 /// What the operator may choose. Every duration but the drain delay is longer than zero.
 #[derive(Debug, Clone)]
@@ -93,57 +94,4 @@ pub(crate) struct Budget {
     /// At least 1.
     pub(crate) restarts: u32,
     pub(crate) window: Duration,
-}
-
-/// A growing delay; the jitter keeps slots that failed together from trying again together.
-#[derive(Debug, Clone)]
-pub(crate) struct Backoff {
-    /// After the first failure.
-    pub(crate) first: Duration,
-    /// The longest delay before jitter.
-    pub(crate) cap: Duration,
-    /// What each further failure multiplies the delay by.
-    pub(crate) factor: u32,
-    /// How far jitter moves a delay in either direction, in percent of it.
-    pub(crate) jitter_percent: u32,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { first: Duration::from_millis(100), cap: Duration::from_secs(30), factor: 2, jitter_percent: 25 }
-    }
-}
-
-impl Backoff {
-    /// The delay after the `failures`-th failure in a row, counted from 1.
-    pub(super) fn delay(&self, failures: u32, random: &mut Random) -> Duration {
-        let growth = self.factor.saturating_pow(failures.saturating_sub(1));
-        let delay = self.first.saturating_mul(growth).min(self.cap);
-        random.spread(delay, self.jitter_percent)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_delay_grows_to_its_cap_and_stays_within_its_jitter() {
-        let backoff = Backoff::default();
-        let mut random = Random::new(7);
-        let mut expected = backoff.first;
-        for failures in 1..100 {
-            let delay = backoff.delay(failures, &mut random);
-            assert!(delay >= expected.mul_f64(0.75) && delay <= expected.mul_f64(1.25));
-            expected = (expected * 2).min(backoff.cap);
-        }
-    }
-
-    #[test]
-    fn delays_of_slots_that_failed_together_differ() {
-        let mut random = Random::new(7);
-        let backoff = Backoff::default();
-        let delays: std::collections::BTreeSet<_> = (0..100).map(|_| backoff.delay(1, &mut random)).collect();
-        assert!(delays.len() > 90);
-    }
 }

@@ -8,10 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::fleet::{Worker, WorkerState};
-use super::random::Random;
 use super::table::Health;
 use super::timers::Timer;
 use super::{Load, Notice, Supervisor};
+use crate::machine::Random;
 use crate::server::WorkerId;
 
 /// A worker's own limit lies below that of the policy by at most one part of so many.

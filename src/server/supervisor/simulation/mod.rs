@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use self::auditor::Auditor;
 use self::world::World;
-use super::random::Random;
 use super::{Action, Budget, Event, Limits, Phase, Policy, Scaling, Signal, Supervisor};
+use crate::machine::Random;
 
 const SCHEDULES: u64 = 6_000;
 const MS: Duration = Duration::from_millis(1);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::random::Random;
 use super::super::{Action, Event, Exit, Load, Signal, StartFailure, WorkerLoad};
 use super::MS;
+use crate::machine::Random;
 use crate::server::{Generation, WorkerId};
 
 /// A living template.

@@ -1,17 +1,17 @@
-//! A small seeded generator (splitmix64): jitter must differ between servers and replay in a test.
+//! A small seeded generator (splitmix64): jitter must differ between programs and replay in a test.
 
 use std::time::Duration;
 
-/// The generator; one per supervisor, in the master alone, so that no fork copies it.
+/// The generator; one per state machine, in the master alone, so that no fork copies it.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// `middle`, moved by up to `percent` of itself in either direction.
-    pub(super) fn spread(&mut self, middle: Duration, percent: u32) -> Duration {
+    pub(crate) fn spread(&mut self, middle: Duration, percent: u32) -> Duration {
         let percent = f64::from(percent.min(100)) / 100.0;
         // 53 bits are what an f64 holds exactly.
         let fraction = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
@@ -28,7 +28,7 @@ impl Random {
     }
 
     /// A number from 0 to `most`.
-    pub(super) fn up_to(&mut self, most: u64) -> u64 {
+    pub(crate) fn up_to(&mut self, most: u64) -> u64 {
         match most.checked_add(1) {
             Some(count) => self.next() % count,
             None => self.next(),
@@ -37,7 +37,7 @@ impl Random {
 
     /// A number below `limit`; the simulation's dice.
     #[cfg(test)]
-    pub(super) fn below(&mut self, limit: u32) -> u32 {
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
         (self.next() % u64::from(limit)) as u32
     }
 }
