@@ -4,7 +4,7 @@
 //!   the command `hatchery serve` (feature `cli`, on by default). A program with a command line of its own fills a
 //!   [`server::Config`] and calls [`server::run`].
 //! - Processes alone: [`proc::Template`] and [`proc::Process`], after [`init`].
-//! - A process that is called like a function: [`rpc`].
+//! - A process that is called like a function, and pools of them: [`rpc`].
 //!
 //! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`rpc`], [`server`], `cli`.
 

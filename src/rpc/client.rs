@@ -105,7 +105,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
                         return Err(Error::TimedOut { may_have_run: false });
                     }
                 }
-                Err(Refused::Never(error)) => return Err(*error),
+                Err(Refused::Never(error, _)) => return Err(*error),
             }
         };
         self.link.wait_until(deadline, || slot.take()).unwrap_or_else(|| match self.link.cancel(id) {
@@ -173,7 +173,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
         match self.link.begin(completion, message, Haste::Gather, deadline) {
             Ok(_) => Ok(()),
             Err(Refused::Full(..)) => Err(Error::Full),
-            Err(Refused::Never(error)) => Err(*error),
+            Err(Refused::Never(error, _)) => Err(*error),
         }
     }
 

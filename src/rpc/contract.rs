@@ -3,6 +3,7 @@
 use std::any::type_name;
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::sync::Arc;
@@ -169,6 +170,52 @@ impl Default for Body {
     }
 }
 
+/// A message as bytes of which it is not decided yet which process they go to.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Parcel {
+    pub(super) fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The message for the process with these lanes; nothing is left of it here.
+    pub(super) fn hand_over(&mut self, lanes: &Arc<Lanes>) -> Result<Encoded, Error> {
+        let length = self.length();
+        let body = match self.is_long() {
+            true => long(&self.bytes, lanes)?,
+            false => Body::Inline(std::mem::take(&mut self.bytes)),
+        };
+        Ok(Encoded { body, length, fds: std::mem::take(&mut self.fds) })
+    }
+
+    /// It was not sent, and is here again.
+    pub(super) fn take_back(&mut self, Encoded { body, fds, .. }: Encoded) {
+        self.fds = fds;
+        if let Body::Inline(bytes) = body {
+            self.bytes = bytes;
+        }
+    }
+
+    /// A copy for the process with these lanes.
+    pub(super) fn copy(&self, lanes: &Arc<Lanes>) -> Result<Encoded, Error> {
+        let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        let fds = fds.map_err(|error| Error::system("copy the descriptors of a call", error))?;
+        let body = match self.is_long() {
+            true => long(&self.bytes, lanes)?,
+            false => Body::Inline(self.bytes.clone()),
+        };
+        Ok(Encoded { body, length: self.length(), fds })
+    }
+
+    fn is_long(&self) -> bool {
+        self.bytes.len() > LONGEST_INLINE
+    }
+}
+
 /// The longest message that travels in the datagram itself.
 const LONGEST_INLINE: usize = seqpacket::MAX_BYTES - super::wire::HEADER;
 
@@ -184,6 +231,11 @@ impl<T> Wording<T> {
             let length = within(limit, bytes)?;
             return Ok(Encoded { body: long(bytes, lanes)?, length, fds: Vec::new() });
         }
+        self.pack(message, limit)?.hand_over(lanes)
+    }
+
+    /// For a process that is not known yet.
+    pub(super) fn pack(self, message: &T, limit: u64) -> Result<Parcel, Error> {
         let mut bytes = Vec::new();
         let (written, fds) = descriptor::gather(|| (self.encode)(message, &mut bytes));
         written.map_err(|error| Error::Encode { words: crate::proc::words_of(error.as_ref()) })?;
@@ -191,9 +243,8 @@ impl<T> Wording<T> {
         if fds.len() >= seqpacket::MAX_DESCRIPTORS {
             return Err(Error::Encode { words: format!("{} descriptors are too many for one message", fds.len()) });
         }
-        let length = within(limit, &bytes)?;
-        let body = if bytes.len() > LONGEST_INLINE { long(&bytes, lanes)? } else { Body::Inline(bytes) };
-        Ok(Encoded { body, length, fds })
+        within(limit, &bytes)?;
+        Ok(Parcel { bytes, fds })
     }
 
     pub(super) fn decode(self, bytes: Cow<'_, [u8]>, fds: Vec<OwnedFd>) -> Result<T, String> {

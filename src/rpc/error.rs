@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::contract::Contract;
+use super::pool::Late;
 use crate::proc::{self, Exit};
 
 /// A call, or another operation of a [`Client`](super::Client), failed.
@@ -65,6 +66,19 @@ pub enum Error {
         /// Whether the handler may have run: not, if those of the call were lost.
         may_have_run: bool,
     },
+    /// No process of a [`Pool`](super::Pool) becomes ready: [so many](super::PoolOptions::start_attempts) starts have failed in a
+    /// row. The pool tries again after a growing delay.
+    #[error("no worker of the pool becomes ready: {why}")]
+    NoWorker {
+        /// Whether the handler may have run: not, unless the call is repeatable and its first worker has died.
+        may_have_run: bool,
+        /// Why the last start failed.
+        #[source]
+        why: Lost,
+    },
+    /// The [`Pool`](super::Pool) was told to finish, and takes no further call.
+    #[error("cannot call: the pool has been told to finish")]
+    Finished,
     /// A callback must not wait: it may be what has to deliver what it would wait for. Submit instead.
     #[error("cannot wait for a reply inside a callback")]
     InCallback,
@@ -101,6 +115,12 @@ pub enum Lost {
         /// What the codec says.
         words: String,
     },
+    /// It was killed because it, or a call in it, was late; only in a [`Pool`](super::Pool).
+    #[error("the process was killed: {late}")]
+    Killed {
+        /// What it was late with.
+        late: Late,
+    },
     /// Master and process do not agree on the codec or the types of the messages: most likely one of them is of another
     /// version. Nothing was called. The words name what differs, on each side.
     #[error("master and process do not agree: here {}; there {}", ours.differences(theirs)[0], ours.differences(theirs)[1])]
@@ -119,9 +139,11 @@ impl Error {
             Error::Full | Error::TooLong { .. } | Error::Encode { .. } | Error::System { .. } | Error::InCallback => {
                 false
             }
+            Error::Finished => false,
             Error::Handler { .. } | Error::Unanswered | Error::Reply { .. } => true,
             Error::TimedOut { may_have_run }
             | Error::DescriptorsLost { may_have_run }
+            | Error::NoWorker { may_have_run, .. }
             | Error::Lost { may_have_run, .. } => *may_have_run,
         }
     }

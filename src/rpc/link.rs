@@ -20,8 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use self::delivering::delivering;
-pub(super) use self::delivering::{call_back, in_callback};
+pub(super) use self::delivering::{call_back, delivering, in_callback};
 use self::state::State;
 use super::contract::{Contract, Encoded, Hello, PROTOCOL, Wording, encode_own};
 use super::conversation::Ended;
@@ -50,7 +49,10 @@ pub(super) type Completion = Box<dyn FnOnce(Outcome<'_>) -> Result<(), Lost> + S
 /// Called with each event; an error says that it cannot be decoded.
 pub(super) type OnEvent = Box<dyn FnMut(Cow<'_, [u8]>, Vec<OwnedFd>) -> Result<(), String> + Send>;
 
-/// Called once, when the conversation has ended in another way than by a finish.
+/// Called once, when the process is ready for calls.
+pub(super) type OnReady = Box<dyn FnOnce() + Send>;
+
+/// Called once, when the conversation has ended, or only when it has ended in another way than by a finish.
 pub(super) type OnError = Box<dyn FnOnce(Lost) + Send>;
 
 pub(super) struct Link {
@@ -81,7 +83,8 @@ pub(super) enum Haste {
 pub(super) enum Refused {
     /// There is no room now.
     Full(Completion, Encoded),
-    Never(Box<Error>),
+    /// There never will be; the message comes back.
+    Never(Box<Error>, Encoded),
 }
 
 impl Link {
@@ -114,6 +117,10 @@ impl Link {
     }
 
     /// Writes a call.
+    pub(super) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
+    }
+
     pub(super) fn encode<Call>(&self, wording: Wording<Call>, call: &Call) -> Result<Encoded, Error> {
         wording.encode(call, self.limits.message, &self.lanes)
     }
@@ -149,11 +156,14 @@ impl Link {
         let mut state = self.state();
         if state.watch.is_none() && state.end.is_none() {
             drop(state);
-            self.start().map_err(|error| Refused::Never(Box::new(error)))?;
+            if let Err(error) = self.start() {
+                return Err(Refused::Never(Box::new(error), message));
+            }
             state = self.state();
         }
         if let Some(why) = &state.end {
-            return Err(Refused::Never(Box::new(Error::Lost { may_have_run: false, why: why.clone() })));
+            let error = Error::Lost { may_have_run: false, why: why.clone() };
+            return Err(Refused::Never(Box::new(error), message));
         }
         if state.outbox.weight() >= self.limits.queued {
             return Err(Refused::Full(completion, message));
@@ -193,6 +203,29 @@ impl Link {
         drop(token);
         wakers.into_iter().for_each(Waker::wake);
         Some(Ended { token: (), may_have_run })
+    }
+
+    /// The process is told that nobody waits for the call any more; its end is heard of all the same.
+    pub(super) fn discourage(&self, id: CallId) {
+        let mut state = self.state();
+        state.outbox.push(Kind::Cancel, id, Encoded::default(), 0);
+        self.send_soon(state, Haste::AtOnce);
+    }
+
+    pub(super) fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Calls `handler` once, when the process has said its first word, which it does after its `init`. Set it, and the
+    /// one for the end, before anything else.
+    pub(super) fn set_on_ready(&self, handler: impl FnOnce() + Send + 'static) {
+        self.state().on_ready = Some(Box::new(handler));
+    }
+
+    /// Calls `handler` once, however the conversation ends, after every outstanding call has heard of it.
+    pub(super) fn set_on_end(&self, handler: impl FnOnce(Lost) + Send + 'static) -> Result<(), Error> {
+        self.state().on_end = Some(Box::new(handler));
+        self.start()
     }
 
     pub(super) fn set_on_event(&self, handler: OnEvent) -> Result<(), Error> {

@@ -48,6 +48,50 @@
 //! [`Responder::cancelled`], it is not begun if it has not been yet, and a late reply goes nowhere. A handler that does not ask
 //! is not interrupted; to end it, end its process.
 //!
+//! # Pools
+//! A [`Pool`] is as many such processes as there is work, called like one function: what crashes, hangs, leaks or must not be
+//! trusted costs a process, which is replaced, and not the program.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hatchery::proc::{Process, Registry};
+//! use hatchery::rpc::{Cx, Entry, Error, Pool, PoolOptions};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // A parser that nobody trusts.
+//!     let parse = |(): &mut (), page: Vec<u8>, _: &Cx<()>| Ok(String::from_utf8(page)?.lines().count() as u64);
+//!     hatchery::init(&Registry::new().rpc("parse", Entry::new(|_| Ok(()), parse)));
+//!
+//!     let options = PoolOptions::new()
+//!         .max(4)
+//!         .deadline(Duration::from_secs(2)) // who takes longer is killed
+//!         .max_memory(256 << 20); // who has leaked so much is replaced
+//!     let pool: Pool<Vec<u8>, u64, ()> = Pool::new("parse", options, Process::new)?;
+//!     match pool.prepare(&b"a page".to_vec()).repeatable(1).label("page 7").call() {
+//!         Ok(lines) => println!("{lines} lines"),
+//!         Err(Error::TimedOut { .. }) => println!("it takes too long"),
+//!         Err(Error::Lost { why, .. }) => println!("its process did not survive it: {why}"),
+//!         Err(error) => println!("{error}"),
+//!     }
+//!     println!("{:?}", pool.finish()?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - How many processes: [`min`](PoolOptions::min), [`max`](PoolOptions::max), [`idle`](PoolOptions::idle), a
+//!   [`start_delay`](PoolOptions::start_delay) and a [`stop_delay`](PoolOptions::stop_delay); how many calls in each: its
+//!   [`load`](PoolOptions::load).
+//! - How long they live: [`max_calls`](PoolOptions::max_calls), [`max_age`](PoolOptions::max_age),
+//!   [`max_memory`](PoolOptions::max_memory).
+//! - What is asked for one call: [`timeout`](Prepared::timeout), for which the caller waits; [`deadline`](Prepared::deadline), after
+//!   which the process is killed; [`repeatable`](Prepared::repeatable), if it does no harm to begin it again after a death.
+//! - What waits: a [`queue`](PoolOptions::queue) with a bound, beyond which callers wait or are [refused](PoolOptions::when_full).
+//! - Processes that cannot be started are tried again after growing delays, and callers are told
+//!   ([`Error::NoWorker`]) instead of waiting for ever.
+//! - What happened: [`on_worker_exit`](Pool::on_worker_exit), [`statistics`](Pool::statistics).
+//!
+//! The example `parser_pool` of this repository isolates a parser that crashes, hangs and leaks.
+//!
 //! # Codecs and descriptors
 //! Messages are written by a [`Codec`]: [`Postcard`], `Json` (feature `json`), [`Octets`], or
 //! your own. Master and process compare the names of codec and types, and their shapes, before the first call ([`Contract`]): a
@@ -76,6 +120,7 @@ mod lanes;
 mod link;
 mod options;
 mod pending;
+mod pool;
 mod serve;
 mod shape;
 mod wire;
@@ -89,4 +134,8 @@ pub use descriptor::Descriptor;
 pub use error::{Error, Lost};
 pub use options::Options;
 pub use pending::CallFuture;
+pub use pool::{
+    Cause, InHand, InvalidOption, Late, OpenError, Pool, PoolFuture, PoolOptions, Prepared, Statistics, WhenFull, Worker,
+    WorkerExit,
+};
 pub use serve::{Cx, Entry, Events, InitCx, Responder};

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::codec::Postcard;
 
 /// The longest message that there can be: 4 GiB − 1.
-const LONGEST: u64 = u32::MAX as u64;
+pub(super) const LONGEST: u64 = u32::MAX as u64;
 
 /// How a [`Client`](super::Client) deals with its process.
 ///

@@ -36,7 +36,7 @@ impl<Reply> Slot<Reply> {
         self.state().outcome.take()
     }
 
-    fn take_or_wake(&self, waker: &Waker) -> Option<Result<Reply, Error>> {
+    pub(super) fn take_or_wake(&self, waker: &Waker) -> Option<Result<Reply, Error>> {
         let mut state = self.state();
         let outcome = state.outcome.take();
         if outcome.is_none() {
@@ -102,7 +102,7 @@ impl Stage {
         match link.begin(completion, message, Haste::Gather, deadline) {
             Ok(id) => Stage::Begun(id),
             Err(Refused::Full(completion, message)) => Stage::Waiting(completion, message),
-            Err(Refused::Never(error)) => Stage::Failed(*error),
+            Err(Refused::Never(error, _)) => Stage::Failed(*error),
         }
     }
 }

@@ -16,6 +16,7 @@ mod futures;
 mod leaving;
 mod nonsense;
 mod order;
+mod pool;
 mod sizes;
 
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    hatchery::init(&entries::registry());
+    hatchery::init(&pool::tasks::register(entries::registry()));
     let mut tests = Vec::new();
     tests.extend(deadlines::tests());
     tests.extend(deaths::tests());
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     tests.extend(leaving::tests());
     tests.extend(nonsense::tests());
     tests.extend(order::tests());
+    tests.extend(pool::tests());
     tests.extend(sizes::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

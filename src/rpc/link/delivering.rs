@@ -27,7 +27,7 @@ pub(in crate::rpc) fn call_back(callback: impl FnOnce()) {
 }
 
 /// Runs what calls callbacks.
-pub(super) fn delivering<T>(deliver: impl FnOnce() -> T) -> T {
+pub(in crate::rpc) fn delivering<T>(deliver: impl FnOnce() -> T) -> T {
     let outer = IN_CALLBACK.replace(true);
     let delivered = deliver();
     IN_CALLBACK.set(outer);

@@ -15,7 +15,7 @@ use crate::sys::seqpacket;
 
 impl Link {
     /// The end of all: every call ends, each once, in the order in which they were made.
-    pub(super) fn end(&self, why: Lost) {
+    pub(in crate::rpc) fn end(&self, why: Lost) {
         let mut state = self.state();
         if state.end.is_some() {
             return;
@@ -25,6 +25,8 @@ impl Link {
         state.end = Some(why.clone());
         state.outbox.clear();
         let on_error = state.on_error.take().filter(|_| !(lost_none && state.finished_well()));
+        let on_end = state.on_end.take();
+        state.on_ready = None;
         let keep = state.keep.take();
         let gone = state.exit.is_some();
         self.update_watch(&mut state);
@@ -40,7 +42,10 @@ impl Link {
                 let _ = token(Outcome::Failed(Error::Lost { may_have_run, why: why.clone() }));
             }
             if let Some(on_error) = on_error {
-                call_back(|| on_error(why));
+                call_back(|| on_error(why.clone()));
+            }
+            if let Some(on_end) = on_end {
+                on_end(why);
             }
         });
         let mut state = self.end_delivery(self.state());

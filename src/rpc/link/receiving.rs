@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::delivering::delivering;
 use super::watching::END_WITHIN;
-use super::{Completion, Link, Outcome, State};
+use super::{Completion, Link, OnReady, Outcome, State};
 use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal};
 use crate::rpc::conversation::Step;
 use crate::rpc::error::{Error, Lost};
@@ -38,6 +38,7 @@ pub(super) enum Received {
 enum Delivery {
     End(Completion, Frame),
     Event(Frame),
+    Ready(OnReady),
 }
 
 impl Link {
@@ -104,6 +105,10 @@ impl Link {
                 let told = match delivery {
                     Delivery::End(completion, frame) => tell_end(completion, datagram, frame),
                     Delivery::Event(frame) => self.tell_event(datagram, frame),
+                    Delivery::Ready(on_ready) => {
+                        on_ready();
+                        Ok(())
+                    }
                 };
                 if let Err(why) = told {
                     end.get_or_insert(why);
@@ -124,7 +129,7 @@ impl Link {
 
     fn interpret(&self, state: &mut State, datagram: &[u8], frame: Frame) -> Result<Option<Delivery>, Lost> {
         match state.books.handle(frame.kind, frame.id)? {
-            Step::Hello => self.agree(&frame, datagram).map(|()| None),
+            Step::Hello => self.agree(&frame, datagram).map(|()| state.on_ready.take().map(Delivery::Ready)),
             Step::End(completion) => Ok(Some(Delivery::End(completion, frame))),
             Step::Event => Ok(Some(Delivery::Event(frame))),
             Step::Late => Ok(None),

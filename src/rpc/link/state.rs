@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Completion, Link, OnError};
+use super::{Completion, Link, OnError, OnReady};
 use crate::proc::hub::Token;
 use crate::proc::{self, Exit};
 use crate::rpc::conversation::{Conversation, Ended};
@@ -56,6 +56,8 @@ pub(in crate::rpc) struct State {
     /// Everybody has been told of the end.
     pub(super) end_told: bool,
     pub(super) on_error: Option<OnError>,
+    pub(super) on_ready: Option<OnReady>,
+    pub(super) on_end: Option<OnError>,
     /// A link whose client was dropped lives on until the process has finished.
     pub(super) keep: Option<Arc<Link>>,
 }
@@ -90,6 +92,8 @@ impl State {
             end: None,
             end_told: false,
             on_error: None,
+            on_ready: None,
+            on_end: None,
             keep: None,
         }
     }

@@ -145,6 +145,7 @@ pub(super) fn serve<State, Call, Reply, Event>(
         server: thread::current().id(),
     });
     let mut state = init(&mut InitCx { args, fds })?;
+    inbox.greet(spoken.contract);
     let events = Events::new(&output, spoken.event);
     let mut pace = Pace::new(&output);
     loop {

@@ -36,7 +36,7 @@ struct Datagram {
     weight: usize,
 }
 
-/// Hears the master's first word, and says ours. None, if there is no master any more.
+/// Hears the master's first word. None, if there is no master any more.
 ///
 /// # Errors
 /// Master and process do not agree; the master has been told.
@@ -57,8 +57,6 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
         let [ours, theirs] = ours.differences(&theirs);
         return Err(format!("master and process do not agree: here {ours}; there {theirs}").into());
     }
-    let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit };
-    output.say(Kind::Hello, CallId::default(), encode_own(&hello));
     let inbox = Inbox {
         output,
         current: first,
@@ -72,6 +70,12 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
 }
 
 impl Inbox {
+    /// Says our first word: that we agree, and are ready for calls.
+    pub(super) fn greet(&self, ours: Contract) {
+        let hello = Hello { protocol: PROTOCOL, contract: ours, limit: self.output.limit() };
+        self.output.say(Kind::Hello, CallId::default(), encode_own(&hello));
+    }
+
     pub(super) fn output(&self) -> &Arc<Output> {
         &self.output
     }
@@ -83,6 +87,7 @@ impl Inbox {
 
     /// The next call that was not cancelled; waits for it. None at the end. Cancels of calls before it are told.
     pub(super) fn next_call(&mut self, mut cancel: impl FnMut(CallId)) -> Result<Option<Frame>, BoxError> {
+        let mut skipped = false;
         loop {
             let Some(frame) = self.current.frames.pop_front() else {
                 match self.ahead.pop_front() {
@@ -92,6 +97,9 @@ impl Inbox {
                     }
                     None if self.eof => return Ok(None),
                     None => {
+                        if std::mem::take(&mut skipped) {
+                            self.output.flush();
+                        }
                         let limit = self.output.limit();
                         let receive = seqpacket::receive_waiting;
                         if !self.current.receive(self.output.socket(), limit, &mut self.arrivals, receive)? {
@@ -102,7 +110,11 @@ impl Inbox {
                 continue;
             };
             match frame.kind {
-                Kind::Call if self.cancelled.contains(&frame.id) => {}
+                // A pool waits for the end of each call.
+                Kind::Call if self.cancelled.contains(&frame.id) => {
+                    self.output.fail(frame.id, Failed::Unanswered);
+                    skipped = true;
+                }
                 Kind::Call => return Ok(Some(frame)),
                 Kind::Cancel => {
                     self.cancelled.remove(&frame.id);

@@ -49,6 +49,7 @@ pub(super) fn serve<State, Call, Reply, Event>(
     let output = inbox.output().clone();
     let inbox = Rc::new(RefCell::new(inbox));
     let mut state = init(&mut InitCx { args, fds })?;
+    inbox.borrow().greet(spoken.contract);
     let events = Events::new(&output, spoken.event);
     let mut cx = Cx { events, inbox: Rc::clone(&inbox), call: CallId::default() };
     let mut pace = Pace::new(&output);

@@ -1,0 +1,279 @@
+//! Workers that die: by themselves, by poison, by a deadline, by anybody.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use hatchery::proc::{How, Template};
+use hatchery::rpc::{Cause, Error, Late, Lost, Pool, PoolOptions, WorkerExit};
+use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::tasks::{Task, Tasks, pool};
+use super::{SOON, eventually, exists};
+use crate::entries::tell_test;
+use crate::support::{Outcome, test};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("poison_kills_one_process_and_nobody_elses_call", poison),
+        test("a_deadline_kills_and_replaces_just_that_process", deadline),
+        test("a_deadline_of_the_pool_holds_for_each_call", deadline_of_the_pool),
+        test("others_in_the_hand_of_a_killed_process_are_lost_or_repeated", in_hand),
+        test("a_repeatable_call_is_repeated_so_often_and_no_more", repeated),
+        test("a_call_that_is_not_repeatable_runs_once", not_repeated),
+        test("however_workers_are_killed_each_call_ends_once", || storm("tasks", 1)),
+        test("however_workers_are_killed_each_call_ends_once_pipelined", || storm("tasks", 8)),
+        test("however_workers_are_killed_each_call_ends_once_deferred", || storm("tasks_deferred", 8)),
+        test("an_exit_is_told_with_pid_how_why_and_what_was_in_hand", exits),
+        test("a_killed_template_is_replaced_and_the_pool_goes_on", template_killed),
+    ]
+}
+
+fn poison() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(4).min(4))?;
+    let stop = AtomicBool::new(false);
+    let said = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let innocent: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let number = said.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(pool.call(&Task::Say(number)).ok(), Some(number));
+                    }
+                })
+            })
+            .collect();
+        for round in 0..10 {
+            for (poison, how) in [
+                (Task::Abort, How::Signal { signal: 6, core: false }),
+                (Task::Exit(3), How::Code(3)),
+                (Task::Overflow, How::Signal { signal: 6, core: false }),
+                (Task::Kill, How::Signal { signal: 9, core: false }),
+            ] {
+                match pool.call(&poison) {
+                    Err(Error::Lost { may_have_run: true, why: Lost::Died(exit) }) => match (exit.how, how) {
+                        (How::Signal { signal, .. }, How::Signal { signal: other, .. }) => assert_eq!(signal, other),
+                        (how, other) => assert_eq!(how, other),
+                    },
+                    other => panic!("{round}: {poison:?}: {other:?}"),
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        innocent.into_iter().try_for_each(|thread| thread.join().map_err(|_| "an innocent call was harmed"))
+    })?;
+    let statistics = pool.finish()?;
+    assert_eq!((statistics.lost, statistics.restarts), (40, 40));
+    assert_eq!(statistics.answered, u64::from(said.load(Ordering::Relaxed)));
+    Ok(())
+}
+
+fn deadline() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(2).min(2))?;
+    eventually("both are ready", || pool.statistics().idle == 2)?;
+    let before = pool.workers();
+    let (tell, told) = mpsc::channel();
+    pool.on_event(move |worker, _| tell_test(&tell, worker));
+    for call in 0..2 {
+        let outcome = if call == 0 {
+            pool.prepare(&Task::Spin).deadline(Duration::from_millis(50)).call()
+        } else {
+            let (tell, told) = mpsc::channel();
+            let spin = pool.prepare(&Task::Spin).deadline(Duration::from_millis(50)).repeatable(3);
+            spin.submit(move |reply| tell_test(&tell, reply))?;
+            told.recv_timeout(SOON)?
+        };
+        assert!(matches!(outcome, Err(Error::TimedOut { may_have_run: true })), "{outcome:?}");
+        let stuck = told.recv_timeout(SOON)?;
+        eventually("the stuck process is gone", || stuck.pid.is_some_and(|pid| !exists(pid)))?;
+        eventually("there is another", || pool.statistics().idle == 2)?;
+        if call == 0 {
+            let after = pool.workers();
+            assert_eq!(after.iter().filter(|worker| before.contains(worker)).count(), 1, "the other one lives on");
+            assert!(!after.contains(&stuck));
+        }
+    }
+    let statistics = pool.finish()?;
+    assert_eq!((statistics.overdue, statistics.timed_out, statistics.retried), (2, 2, 0));
+    Ok(())
+}
+
+fn deadline_of_the_pool() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1).deadline(Duration::from_millis(40)))?;
+    let outcome = pool.call(&Task::Spin);
+    assert!(matches!(outcome, Err(Error::TimedOut { may_have_run: true })), "{outcome:?}");
+    assert_eq!(pool.prepare(&Task::Work(60)).deadline(SOON).call().map(drop).ok(), Some(()));
+    assert_eq!(pool.finish()?.overdue, 1);
+    Ok(())
+}
+
+fn in_hand() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1).load(4))?;
+    let pid = pool.call(&Task::Who)?;
+    let (begun, beginning) = mpsc::channel();
+    pool.on_event(move |_, event| tell_test(&begun, event));
+    let (tell, told) = mpsc::channel();
+    for (name, task) in [("spin", Task::Spin), ("lost", Task::Say(1)), ("repeated", Task::Who), ("queued", Task::Say(3))] {
+        let tell = tell.clone();
+        let call = pool.prepare(&task);
+        let call = match name {
+            "spin" => call.deadline(Duration::from_millis(50)),
+            "repeated" => call.repeatable(1),
+            _ => call,
+        };
+        call.submit(move |reply| tell_test(&tell, (name, reply)))?;
+    }
+    assert_eq!(beginning.recv_timeout(SOON)?, 0);
+    let tell = tell.clone();
+    pool.submit(&Task::Say(4), move |reply| tell_test(&tell, ("fifth", reply)))?;
+    let told: BTreeMap<_, _> = (0..5).map(|_| told.recv_timeout(SOON)).collect::<Result<_, _>>()?;
+    assert!(matches!(told["spin"], Err(Error::TimedOut { may_have_run: true })), "{told:?}");
+    let killed = |outcome: &Result<u32, Error>| {
+        matches!(outcome, Err(Error::Lost { may_have_run: true, why: Lost::Killed { late: Late::Call } }))
+    };
+    assert!(killed(&told["lost"]) && killed(&told["queued"]), "{told:?}");
+    assert!(told["repeated"].as_ref().is_ok_and(|other| *other != pid), "{told:?}");
+    assert_eq!(told["fifth"].as_ref().ok(), Some(&4), "it had not been with that worker");
+    Ok(())
+}
+
+fn repeated() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1))?;
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&ends);
+    pool.on_worker_exit(move |exit| noted.lock().unwrap().push(exit.cause));
+    let outcome = pool.prepare(&Task::Kill).repeatable(3).call();
+    assert!(matches!(outcome, Err(Error::Lost { may_have_run: true, why: Lost::Died(_) })), "{outcome:?}");
+    let statistics = pool.finish()?;
+    assert_eq!((statistics.retried, statistics.lost, statistics.restarts), (3, 1, 4));
+    assert_eq!(*ends.lock().unwrap(), [Cause::Unasked; 4]);
+    Ok(())
+}
+
+fn not_repeated() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1))?;
+    let outcome = pool.call(&Task::Kill);
+    assert!(outcome.is_err_and(|error| error.may_have_run()));
+    let statistics = pool.finish()?;
+    assert_eq!((statistics.retried, statistics.started), (0, 1));
+    Ok(())
+}
+
+/// Thousands of calls, while somebody kills workers all the time.
+fn storm(entry: &str, load: usize) -> Outcome {
+    const CALLS: u32 = 6_000;
+    let pool = pool(entry, PoolOptions::new().max(4).min(2).load(load).start_delay(Duration::ZERO))?;
+    let ended: Arc<Vec<AtomicU32>> = Arc::new((0..CALLS).map(|_| AtomicU32::new(0)).collect());
+    let (answered, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let made = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let (mut chance, mut kills) = (0x9e37_79b9_7f4a_7c15u64, 0);
+            while !made.load(Ordering::Relaxed) || pool.statistics().in_flight > 0 {
+                chance ^= chance << 13;
+                chance ^= chance >> 7;
+                chance ^= chance << 17;
+                let workers = pool.workers();
+                let pid = workers.get(chance as usize % workers.len().max(1)).and_then(|worker| worker.pid);
+                if let Some(pid) = pid {
+                    // It may have ended by now.
+                    kills += u32::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+                }
+                // Some work is to be done between the kills.
+                let target = answered.load(Ordering::Relaxed) + (chance % 60) as u32;
+                while answered.load(Ordering::Relaxed) < target && pool.statistics().in_flight > 0 {
+                    thread::yield_now();
+                }
+            }
+            kills
+        });
+        for n in 0..CALLS {
+            let (ends, answered, lost) = (Arc::clone(&ended), Arc::clone(&answered), Arc::clone(&lost));
+            let task = if n % 7 == 0 { Task::Events(n) } else { Task::Say(n) };
+            let right = if n % 7 == 0 { n + 2 } else { n };
+            // Some must never be lost, some may be, and some may be lost or repeated.
+            let repeats = [0, 2, 1_000][n as usize % 3];
+            pool.prepare(&task).repeatable(repeats).submit(move |reply| {
+                ends[n as usize].fetch_add(1, Ordering::Relaxed);
+                match reply {
+                    Ok(said) => {
+                        assert_eq!(said, right);
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(Error::Lost { why: Lost::Died(_), .. }) if repeats < 1_000 => {
+                        lost.fetch_add(1, Ordering::Relaxed);
+                        // The killer counts on it.
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    other => panic!("{n}: {other:?}"),
+                }
+            })?;
+        }
+        made.store(true, Ordering::Relaxed);
+        let kills = killer.join().map_err(|_| "the killer failed")?;
+        assert!(kills > 20, "{kills} kills");
+        Ok::<(), Box<dyn std::error::Error>>(())
+    })?;
+    let statistics = pool.finish()?;
+    let wrong: Vec<usize> = (0..CALLS as usize).filter(|n| ended[*n].load(Ordering::Relaxed) != 1).collect();
+    assert!(wrong.is_empty(), "these did not end once: {wrong:?}");
+    let lost = u64::from(lost.load(Ordering::Relaxed));
+    assert_eq!((statistics.answered + lost, statistics.lost), (u64::from(CALLS), lost));
+    assert!(statistics.retried > 0 && lost > 0, "{statistics:?}");
+    assert_eq!((statistics.queued, statistics.in_flight, statistics.idle), (0, 0, 0));
+    Ok(())
+}
+
+fn exits() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1).load(3))?;
+    let (tell, told) = mpsc::channel::<WorkerExit>();
+    pool.on_worker_exit(move |exit| tell_test(&tell, exit));
+    let pid = pool.call(&Task::Who)?;
+    let (begun, beginning) = mpsc::channel();
+    pool.on_event(move |worker, _| tell_test(&begun, worker));
+    pool.prepare(&Task::Spin).label("page 7").submit(|_| ())?;
+    pool.submit(&Task::Say(1), |_| ())?;
+    let worker = beginning.recv_timeout(SOON)?;
+    assert_eq!(worker.pid, Some(pid as i32));
+    kill(Pid::from_raw(pid as i32), Signal::SIGTERM)?;
+    let exit = told.recv_timeout(SOON)?;
+    assert_eq!((exit.worker, exit.cause), (worker, Cause::Unasked));
+    assert!(exit.exit.is_ok_and(|exit| matches!(exit.how, How::Signal { signal: 15, .. })));
+    let labels: Vec<_> = exit.in_hand.iter().map(|call| (call.label.as_deref(), call.may_have_run)).collect();
+    assert_eq!(labels, [(Some("page 7"), true), (None, true)]);
+    let spin = pool.prepare(&Task::Spin).deadline(Duration::from_millis(20)).label("page 8").call();
+    assert!(matches!(spin, Err(Error::TimedOut { .. })));
+    let exit = told.recv_timeout(SOON)?;
+    assert_eq!((exit.cause, exit.in_hand.len()), (Cause::Late(Late::Call), 1));
+    assert!(exit.in_hand[0].since >= Duration::from_millis(20), "{exit:?}");
+    pool.call(&Task::Say(1))?;
+    pool.finish()?;
+    let exit = told.recv_timeout(SOON)?;
+    assert_eq!(exit.cause, Cause::Finished);
+    assert!(exit.in_hand.is_empty() && exit.exit.is_ok_and(|exit| exit.success()));
+    Ok(())
+}
+
+fn template_killed() -> Outcome {
+    let (tell, told) = mpsc::channel();
+    let pool: Tasks = Pool::of_templates("tasks", PoolOptions::new().max(1), move || {
+        let template = Template::spawn()?;
+        tell_test(&tell, template.pid()?);
+        Ok(template)
+    })?;
+    assert_eq!(pool.call(&Task::Say(1))?, 1);
+    let first = told.recv_timeout(SOON)?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    // Its process lives on, and dies; others come of another template.
+    assert_eq!(pool.call(&Task::Say(2))?, 2);
+    assert!(matches!(pool.call(&Task::Abort), Err(Error::Lost { .. })));
+    assert_eq!(pool.call(&Task::Say(3))?, 3);
+    assert_ne!(told.recv_timeout(SOON)?, first);
+    pool.finish()?;
+    Ok(())
+}
