@@ -135,7 +135,7 @@ pub use error::{Error, Lost};
 pub use options::Options;
 pub use pending::CallFuture;
 pub use pool::{
-    Cause, InHand, InvalidOption, Late, OpenError, Pool, PoolFuture, PoolOptions, Prepared, Statistics, WhenFull, Worker,
-    WorkerExit,
+    Cause, InHand, InvalidOption, Late, OpenError, Pool, PoolFuture, PoolOptions, Prepared, Statistics, WhenFull,
+    Worker, WorkerExit,
 };
 pub use serve::{Cx, Entry, Events, InitCx, Responder};

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    hatchery::init(&pool::tasks::register(entries::registry()));
+    hatchery::init(&pool::example::register(pool::tasks::register(entries::registry())));
     let mut tests = Vec::new();
     tests.extend(deadlines::tests());
     tests.extend(deaths::tests());

@@ -385,10 +385,7 @@ impl<Call, Reply, Event> Prepared<'_, Call, Reply, Event> {
         PoolFuture::new(&shared, slot, begun)
     }
 
-    fn encode(
-        self,
-        completion: impl FnOnce(&Pool<Call, Reply, Event>) -> Completion,
-    ) -> Result<NewCall, Error> {
+    fn encode(self, completion: impl FnOnce(&Pool<Call, Reply, Event>) -> Completion) -> Result<NewCall, Error> {
         let Prepared { pool, call, mut terms, label } = self;
         let parcel = pool.call.pack(call, pool.shared().limits.message)?;
         terms.bytes = parcel.length();

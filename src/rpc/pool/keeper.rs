@@ -6,8 +6,8 @@ use std::task::Waker;
 use std::{io, thread};
 
 use super::core::{Event, WorkerNumber};
-use super::shell::{Member, Order, Shared, State};
 use super::report::Worker;
+use super::shell::{Member, Order, Shared, State};
 use crate::proc::{self, Exit, Process};
 use crate::rpc::error::{Error, Lost};
 use crate::rpc::link::{Link, Outcome, call_back, delivering};

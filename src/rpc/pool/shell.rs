@@ -234,7 +234,8 @@ impl Shared {
                     self.send(state, worker, call, haste);
                 }
                 Action::Discourage { call } => {
-                    if let Some(Sent { link, id, .. }) = state.calls.get(&call).and_then(|record| record.sent.as_ref()) {
+                    if let Some(Sent { link, id, .. }) = state.calls.get(&call).and_then(|record| record.sent.as_ref())
+                    {
                         link.discourage(*id);
                     }
                 }

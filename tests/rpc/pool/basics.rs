@@ -261,7 +261,8 @@ fn descriptors() -> Result<usize, std::io::Error> {
 
 /// How many threads of pools this process has.
 fn keepers() -> Result<usize, std::io::Error> {
-    let names = std::fs::read_dir("/proc/self/task")?.flatten().map(|entry| std::fs::read_to_string(entry.path().join("comm")));
+    let names =
+        std::fs::read_dir("/proc/self/task")?.flatten().map(|entry| std::fs::read_to_string(entry.path().join("comm")));
     let mut count = BTreeMap::new();
     names.flatten().for_each(|name| *count.entry(name).or_insert(0) += 1);
     Ok(count.get("hatchery-pool\n").copied().unwrap_or(0))

@@ -118,7 +118,9 @@ fn in_hand() -> Outcome {
     let (begun, beginning) = mpsc::channel();
     pool.on_event(move |_, event| tell_test(&begun, event));
     let (tell, told) = mpsc::channel();
-    for (name, task) in [("spin", Task::Spin), ("lost", Task::Say(1)), ("repeated", Task::Who), ("queued", Task::Say(3))] {
+    for (name, task) in
+        [("spin", Task::Spin), ("lost", Task::Say(1)), ("repeated", Task::Who), ("queued", Task::Say(3))]
+    {
         let tell = tell.clone();
         let call = pool.prepare(&task);
         let call = match name {

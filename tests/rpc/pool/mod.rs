@@ -2,6 +2,7 @@
 
 mod basics;
 mod deaths;
+pub mod example;
 mod lives;
 mod queues;
 pub mod tasks;
@@ -15,7 +16,10 @@ use crate::support::Outcome;
 const SOON: Duration = Duration::from_secs(30);
 
 pub fn tests() -> Vec<Trial> {
-    [basics::tests(), deaths::tests(), lives::tests(), queues::tests()].into_iter().flatten().collect()
+    [basics::tests(), deaths::tests(), example::tests(), lives::tests(), queues::tests()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Waits until it is so.

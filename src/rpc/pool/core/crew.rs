@@ -142,7 +142,8 @@ impl Core {
         let mut lowered = |limit: u64| limit - random.up_to(limit / JITTER);
         let most_calls = rules.calls.map(|calls| lowered(calls.get()));
         let most_memory = rules.memory.map(|bytes| lowered(bytes.get()));
-        let age = rules.age.map(|age| Duration::from_millis(lowered(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))));
+        let age =
+            rules.age.map(|age| Duration::from_millis(lowered(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))));
         if let Some(worker) = self.crew.get_mut(&number) {
             worker.ready_at = Some(now);
             worker.idle_since = now;

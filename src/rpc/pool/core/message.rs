@@ -48,18 +48,38 @@ pub(in crate::rpc::pool) enum Event {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::rpc::pool) enum Action {
-    Start { worker: WorkerNumber },
-    Send { worker: WorkerNumber, call: CallNumber },
+    Start {
+        worker: WorkerNumber,
+    },
+    Send {
+        worker: WorkerNumber,
+        call: CallNumber,
+    },
     /// The worker is told that nobody waits for the call.
-    Discourage { call: CallNumber },
+    Discourage {
+        call: CallNumber,
+    },
     /// The caller is told that there will be no reply.
-    End { call: CallNumber, why: NoReply },
-    Kill { worker: WorkerNumber, late: Late },
+    End {
+        call: CallNumber,
+        why: NoReply,
+    },
+    Kill {
+        worker: WorkerNumber,
+        late: Late,
+    },
     /// It is told that no further call comes.
-    Dismiss { worker: WorkerNumber },
-    Measure { workers: Vec<WorkerNumber> },
+    Dismiss {
+        worker: WorkerNumber,
+    },
+    Measure {
+        workers: Vec<WorkerNumber>,
+    },
     /// It is gone.
-    Left { worker: WorkerNumber, cause: Cause },
+    Left {
+        worker: WorkerNumber,
+        cause: Cause,
+    },
     /// The last worker of a closed pool is gone, and every call has ended.
     Finished,
 }
@@ -67,10 +87,16 @@ pub(in crate::rpc::pool) enum Action {
 /// Why a call has no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rpc::pool) enum NoReply {
-    TimedOut { may_have_run: bool },
-    Lost { may_have_run: bool },
+    TimedOut {
+        may_have_run: bool,
+    },
+    Lost {
+        may_have_run: bool,
+    },
     /// No worker becomes ready.
-    NoWorker { may_have_run: bool },
+    NoWorker {
+        may_have_run: bool,
+    },
 }
 
 /// Why a call is not taken.

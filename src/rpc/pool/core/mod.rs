@@ -20,8 +20,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-pub use self::message::{Cause, Late};
 pub(super) use self::message::{Action, CallNumber, Event, NoReply, Refusal, Terms, WorkerNumber};
+pub use self::message::{Cause, Late};
 pub(super) use self::table::Phase;
 
 use self::calls::Call;

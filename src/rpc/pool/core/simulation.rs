@@ -32,8 +32,24 @@ fn random_lives_of_a_pool_keep_every_promise() {
     }
     // A simulation in which something never happens proves nothing about it.
     for what in [
-        "answered", "lost", "retried", "unsent", "timed out", "overdue", "no worker", "full", "given up", "late start",
-        "failed start", "late leaving", "idle left", "worn by calls", "worn by age", "worn by memory", "door", "successor",
+        "answered",
+        "lost",
+        "retried",
+        "unsent",
+        "timed out",
+        "overdue",
+        "no worker",
+        "full",
+        "given up",
+        "late start",
+        "failed start",
+        "late leaving",
+        "idle left",
+        "worn by calls",
+        "worn by age",
+        "worn by memory",
+        "door",
+        "successor",
         "recovered",
     ] {
         assert!(seen.get(what).is_some_and(|times| *times >= 20), "{what}: {:?} of {seen:?}", seen.get(what));
@@ -240,7 +256,8 @@ impl World {
         }
         self.last_call += 1;
         let call = self.last_call;
-        let sim = SimCall { terms, waiting: true, with: None, back: false, ended: false, begun: 0, called_at: self.now };
+        let sim =
+            SimCall { terms, waiting: true, with: None, back: false, ended: false, begun: 0, called_at: self.now };
         self.calls.insert(call, sim);
         self.open.insert(call);
         self.hear(Event::Called { call, terms });
@@ -407,9 +424,9 @@ impl World {
         assert!(!std::mem::replace(&mut sim.ended, true), "{call} ends twice");
         sim.waiting = false;
         let may_have_run = match why {
-            NoReply::TimedOut { may_have_run } | NoReply::Lost { may_have_run } | NoReply::NoWorker { may_have_run } => {
-                may_have_run
-            }
+            NoReply::TimedOut { may_have_run }
+            | NoReply::Lost { may_have_run }
+            | NoReply::NoWorker { may_have_run } => may_have_run,
         };
         assert!(!may_have_run || sim.begun > 0, "a call that was never begun cannot have run");
         self.open.remove(&call);

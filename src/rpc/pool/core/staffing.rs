@@ -62,7 +62,8 @@ impl Core {
 
     /// Those who have reached a limit are replaced: their successors come first, where they are missed and there is room.
     pub(super) fn replace_worn(&mut self) {
-        let waiting = |(&number, successor): (&WorkerNumber, &Option<WorkerNumber>)| successor.is_none().then_some(number);
+        let waiting =
+            |(&number, successor): (&WorkerNumber, &Option<WorkerNumber>)| successor.is_none().then_some(number);
         let worn: Vec<WorkerNumber> = self.worn.iter().filter_map(waiting).collect();
         for number in worn {
             let full = self.crew.len() >= self.rules.max.get();
