@@ -33,7 +33,7 @@ struct Picture {
 type Pictures = Pool<Vec<u8>, Picture, ()>;
 
 /// How long the parser may take for one picture.
-const DEADLINE: Duration = Duration::from_millis(500);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A parser that holds more memory than this has leaked it.
 const MEMORY: u64 = 256 << 20;

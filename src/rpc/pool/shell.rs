@@ -270,7 +270,8 @@ impl Shared {
     fn send(&self, state: &mut State, worker: WorkerNumber, call: CallNumber, haste: Haste) {
         let Some(link) = state.members.get(&worker).and_then(|member| member.link.clone()) else { return };
         let (Some(record), Some(shared)) = (state.calls.get_mut(&call), self.myself.upgrade()) else { return };
-        let message = if record.repeatable { record.parcel.copy(link.lanes()) } else { record.parcel.hand_over(link.lanes()) };
+        let message =
+            if record.repeatable { record.parcel.copy(link.lanes()) } else { record.parcel.hand_over(link.lanes()) };
         let message = match message {
             Ok(message) => message,
             Err(error) => {
