@@ -489,7 +489,7 @@ impl World {
         assert!(self.open.is_empty(), "calls have not ended: {:?} {:?}", self.open, self.core);
         let least = self.rules.min.max(self.rules.idle);
         // Those who grow old come and go: there is a moment at which all are there, and nobody else.
-        let rests = (0..200).any(|_| {
+        let rests = (0..2_500).any(|_| {
             self.heal(1);
             self.core.count(Phase::Serving) == least && self.crew.len() == least
         });
