@@ -240,8 +240,11 @@ impl Core {
 
     pub(super) fn measure(&mut self) {
         let worked = |worker: &mut Worker| std::mem::take(&mut worker.unmeasured) && worker.phase == Phase::Serving;
-        let workers = self.crew.iter_mut().filter_map(|(&number, worker)| worked(worker).then_some(number)).collect();
-        self.act(Action::Measure { workers });
+        let workers: Vec<_> =
+            self.crew.iter_mut().filter_map(|(&number, worker)| worked(worker).then_some(number)).collect();
+        if !workers.is_empty() {
+            self.act(Action::Measure { workers });
+        }
     }
 
     pub(super) fn measured(&mut self, number: WorkerNumber, resident: u64) {

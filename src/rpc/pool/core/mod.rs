@@ -242,6 +242,7 @@ impl Core {
         }
         if self.crew.is_empty() {
             self.finished = true;
+            self.timers = Timers::default();
             self.act(Action::Finished);
         }
     }
