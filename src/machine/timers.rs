@@ -41,6 +41,12 @@ impl<T: Copy + Ord> Timers<T> {
         self.times.contains_key(&timer)
     }
 
+    /// Every timer that is set.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
+        self.times.keys()
+    }
+
     /// When the earliest timer runs out.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.order.first().map(|&(at, _)| at)

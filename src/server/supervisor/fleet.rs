@@ -33,6 +33,8 @@ pub(super) struct Worker {
     state: WorkerState,
     pub(super) asked_at: Duration,
     pub(super) ready_at: Option<Duration>,
+    /// It has closed its socket, and its end is to be reported by then.
+    pub(super) end_by: Option<Duration>,
     /// It has answered a request.
     pub(super) served: bool,
     /// How many, when it was last looked at.
@@ -102,6 +104,7 @@ impl Fleet {
             state: WorkerState::Asked,
             asked_at: now,
             ready_at: None,
+            end_by: None,
             served: false,
             requests: 0,
             idle_since: None,

@@ -37,10 +37,14 @@ use self::fleet::Fleet;
 use self::restarts::Restarts;
 use self::scaling::Scaler;
 use self::table::{Cue, UpgradeCue};
+#[cfg(test)]
+use self::templates::TemplateState;
 use self::templates::Templates;
 use self::timers::{Timer, Timers};
 use self::upgrade::Upgrading;
 use super::Generation;
+#[cfg(test)]
+use super::Slot;
 use crate::machine::Random;
 
 pub(crate) use self::fleet::WorkerState;
@@ -141,7 +145,7 @@ impl Supervisor {
             Event::QueuesSeen { queued, half_open } => self.queues_seen(queued, half_open),
             Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),
             Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
-            Event::UpgradeReady { pid } => self.upgrade_ready(pid),
+            Event::UpgradeReady { pid } => self.upgrade(UpgradeCue::Ready(pid), ""),
             Event::UpgradeFailed { words } => self.upgrade(UpgradeCue::Lost, &words),
             Event::Tick => {
                 while let Some(timer) = self.timers.pop_due(self.now) {
@@ -234,6 +238,26 @@ impl Supervisor {
     /// Whether the current generation's template is to be started again after a delay.
     pub(crate) fn retries_template(&self) -> bool {
         self.timers.is_set(Timer::TemplateRetry(self.current))
+    }
+
+    /// Whether the slot's next worker waits for a delay.
+    pub(crate) fn waits(&self, slot: Slot) -> bool {
+        self.timers.is_set(Timer::SlotRetry(slot))
+    }
+
+    /// A timer that is set although nobody waits for it any more.
+    pub(crate) fn stray_timer(&self) -> Option<String> {
+        let is_of_use = |timer: &Timer| match *timer {
+            Timer::Preload(generation) => self.templates.is_in(generation, TemplateState::Starting),
+            Timer::TemplateRetry(generation) => self.templates.is_in(generation, TemplateState::Lost),
+            Timer::Worker(id) | Timer::Age(id) => self.fleet.get(id).is_some(),
+            Timer::DrainDelay => self.phase == Phase::Unready,
+            Timer::Look | Timer::QueueTime => self.phase == Phase::Gated,
+            Timer::Probe | Timer::ProbeProven => self.restarts.health != table::Health::Sound,
+            Timer::Upgrade => self.upgrade_state() == table::Upgrade::UnderWay,
+            Timer::SlotRetry(_) | Timer::Sample => true,
+        };
+        self.timers.all().find(|timer| !is_of_use(timer)).map(|timer| format!("{timer:?}"))
     }
 
     /// Every worker whose end is not yet known, by birth.

@@ -37,18 +37,25 @@ impl Supervisor {
             WorkerStep::Serve => {
                 worker.ready_at = Some(self.now);
                 let took = self.now - worker.asked_at;
+                let end_by = worker.end_by;
                 let worker = worker.identity(id);
                 self.fleet.set_state(id, WorkerState::Ready);
                 self.timers.cancel(Timer::Worker(id));
+                // Its socket may have been seen closed before its last words were read.
+                if let Some(end_by) = end_by {
+                    self.timers.set(Timer::Worker(id), end_by);
+                }
                 self.plan_end(id);
                 self.notice(Notice::WorkerReady { worker, took });
             }
-            WorkerStep::AwaitEnd => self.timers.set_no_later(Timer::Worker(id), self.now + self.policy.reap_timeout),
+            WorkerStep::AwaitEnd => {
+                let end_by = *worker.end_by.get_or_insert(self.now + self.policy.reap_timeout);
+                self.timers.set_no_later(Timer::Worker(id), end_by);
+            }
             WorkerStep::Dismiss => {
                 let worker = worker.clone();
                 self.fleet.set_state(id, WorkerState::Draining);
-                let deadline = self.now + self.policy.quick_timeout;
-                self.timers.set(Timer::Worker(id), deadline);
+                self.expect_end(id, self.now + self.policy.quick_timeout);
                 self.start_failed(id, &worker, report);
             }
             WorkerStep::GiveUp => {
@@ -64,7 +71,6 @@ impl Supervisor {
                 let failing = if worker.is_unborn() { "fork" } else { "reap" };
                 let words = format!("it did not {failing} a worker of slot {} in time", worker.slot);
                 self.give_up_template(generation, &words);
-                self.kill(id, KillReason::TemplateLost);
             }
             WorkerStep::BuryUnready => {
                 if let Some(worker) = self.bury(id) {

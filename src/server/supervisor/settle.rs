@@ -122,15 +122,14 @@ impl Supervisor {
 
     fn conditions(&self) -> Vec<Cue> {
         let mut cues = Vec::new();
-        // Without workers, the template is all that proves anything.
-        let has_template = self.templates.is_in(self.wanted, TemplateState::Ready);
-        if has_template && self.fleet.seats.are_all_ready() {
+        if self.fleet.seats.are_all_ready() {
             cues.push(Cue::Staffed);
         }
         if self.reload_queued {
             cues.push(Cue::ReloadWaits);
         }
-        if self.fleet.is_empty() && self.templates.is_empty() && !self.upgrading.has_process() {
+        // On the way out a template goes with its last worker.
+        if self.fleet.is_empty() && !self.upgrading.has_process() {
             cues.push(Cue::Empty);
         }
         cues

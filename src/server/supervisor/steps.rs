@@ -1,5 +1,7 @@
 //! The steps of the server's table, carried out.
 
+use std::time::Duration;
+
 use super::fleet::{Worker, WorkerState};
 use super::scaling::Scaling;
 use super::table::{self, Cue, Phase, Step, Strain};
@@ -87,7 +89,6 @@ impl Supervisor {
     /// Asks a worker to drain, within the time that the phase leaves it.
     pub(super) fn drain(&mut self, id: WorkerId) {
         self.fleet.set_state(id, WorkerState::Draining);
-        self.timers.cancel(Timer::Age(id));
         let Policy { quick_timeout: quick, graceful_timeout: graceful, .. } = self.policy;
         let deadline = match (self.phase, self.farewell.leave_by) {
             (Phase::Quitting, _) => self.now + quick,
@@ -95,8 +96,14 @@ impl Supervisor {
             (Phase::Stopping, Some(leave_by)) => leave_by.max(self.now + quick.min(graceful)),
             _ => self.now + graceful,
         };
-        self.timers.set(Timer::Worker(id), deadline);
+        self.expect_end(id, deadline);
         self.act(Action::Drain { id });
+    }
+
+    /// The worker is to end by then, or sooner, if it has closed its socket already.
+    pub(super) fn expect_end(&mut self, id: WorkerId, by: Duration) {
+        let end_by = self.fleet.get(id).and_then(|worker| worker.end_by);
+        self.timers.set(Timer::Worker(id), end_by.map_or(by, |end_by| end_by.min(by)));
     }
 
     /// Kills a worker, once; it stays in the book until its end is reported, for which its template has the reap timeout.
@@ -106,7 +113,6 @@ impl Supervisor {
             return;
         }
         self.fleet.set_state(id, WorkerState::Killed);
-        self.timers.cancel(Timer::Age(id));
         self.timers.set(Timer::Worker(id), self.now + self.policy.reap_timeout);
         self.act(Action::Kill { id, why });
     }

@@ -57,8 +57,4 @@ impl Templates {
     pub(super) fn is_alive(&self, generation: Generation) -> bool {
         self.is_in(generation, TemplateState::Starting) || self.is_in(generation, TemplateState::Ready)
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }

@@ -42,8 +42,9 @@ impl Supervisor {
                 self.act(Action::StartUpgrade);
             }
             UpgradeStep::Ignore => self.notice(Notice::Ignored { signal: Signal::Upgrade }),
-            UpgradeStep::HandOver => {
+            UpgradeStep::HandOver(pid) => {
                 self.timers.cancel(Timer::Upgrade);
+                self.outcome = Outcome::Replaced { pid };
                 self.apply(Cue::HandedOver, "");
             }
             UpgradeStep::Fail => self.upgrade_failed(words),
@@ -51,13 +52,6 @@ impl Supervisor {
                 self.act(Action::EndUpgrade);
                 self.upgrade_failed(words);
             }
-        }
-    }
-
-    pub(super) fn upgrade_ready(&mut self, pid: i32) {
-        if self.upgrading.state == Upgrade::UnderWay {
-            self.outcome = Outcome::Replaced { pid };
-            self.upgrade(UpgradeCue::Ready, "");
         }
     }
 

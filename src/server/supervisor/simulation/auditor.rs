@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::recycling::WornBy;
 use super::super::table::Health;
 use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Signal};
-use super::super::{Scaling, StartFailure, Supervisor};
+use super::super::{Load, Scaling, StartFailure, Supervisor};
 use super::SECOND;
 use super::consequences::{Consequences, Standing};
 use super::world::World;
@@ -23,12 +23,25 @@ pub(super) struct Worker {
     pub(super) served: bool,
     /// It has reached a limit.
     pub(super) worn: bool,
+    /// It has closed its socket, and is to be gone by then.
+    pub(super) end_by: Option<Duration>,
     /// Since when it is on its way out, and how long it has.
     pub(super) leaving: Option<(Duration, Duration)>,
     pub(super) killed: Option<Duration>,
 }
 
 impl Worker {
+    /// By when its state is to change: by itself, or by a kill.
+    pub(super) fn deadline(&self, policy: &Policy) -> Option<Duration> {
+        let limit = match (self.killed, self.leaving) {
+            (Some(since), _) => return Some(since + policy.reap_timeout),
+            (None, Some((since, limit))) => Some(since + limit),
+            (None, None) if self.ready.is_none() => Some(self.asked_at + policy.start_timeout),
+            (None, None) => None,
+        };
+        limit.into_iter().chain(self.end_by).min()
+    }
+
     pub(super) fn is_seated(&self) -> bool {
         self.leaving.is_none() && self.killed.is_none()
     }
@@ -56,6 +69,10 @@ pub(super) struct Auditor {
     pub(super) listeners_closed: bool,
     pub(super) handed_over: bool,
     pub(super) left: bool,
+    /// When memory was last looked at.
+    memory_at: Option<Duration>,
+    /// What each worker had answered when it was last looked at, and since when it has been idle.
+    idle: BTreeMap<WorkerId, (u64, Option<Duration>)>,
     /// The supervisor waits for a client.
     pub(super) awaiting: bool,
     /// How the number of workers grew within the last second, and when it last changed.
@@ -86,6 +103,8 @@ impl Auditor {
             listeners_closed: false,
             handed_over: false,
             left: false,
+            memory_at: None,
+            idle: BTreeMap::new(),
             awaiting: false,
             grown: VecDeque::new(),
             moved_at: Duration::ZERO,
@@ -120,6 +139,13 @@ impl Auditor {
             Event::Sampled(load) => {
                 for sample in load.workers.iter().filter(|sample| sample.requests > 0) {
                     self.workers.entry(sample.id).and_modify(|worker| worker.served = true);
+                }
+                self.note_idleness(load);
+            }
+            Event::WorkerHungUp { id } => {
+                let end_by = now + self.policy.reap_timeout;
+                if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.killed.is_none()) {
+                    worker.end_by.get_or_insert(end_by);
                 }
             }
             Event::WorkerFailed { id, cause } => match cause {
@@ -163,6 +189,13 @@ impl Auditor {
         assert!(!self.left, "{action:?} after the end");
         self.consequences.check_action(action, self.is_probe_proven(), self.is_complete(supervisor));
         match action {
+            Action::Notice(Notice::Ignored { signal }) => {
+                assert!(
+                    !matches!(signal, Signal::Stop | Signal::Quit),
+                    "a stop means something in {:?}",
+                    self.standing
+                );
+            }
             Action::StartTemplate { generation } => {
                 assert!(!world.templates().contains(generation), "two of one generation");
                 assert!(!self.retired.contains(generation), "its executable is gone");
@@ -185,9 +218,16 @@ impl Auditor {
                 assert!(!self.awaiting && supervisor.target() == 0, "awaited for nothing");
                 self.awaiting = true;
             }
+            Action::Sample { memory: true } => {
+                assert!(self.policy.limits.memory.is_some());
+                let last = self.memory_at.replace(self.now);
+                assert!(
+                    last.is_none_or(|at| self.now >= at + self.policy.sample_every),
+                    "memory is looked at too often"
+                );
+            }
             Action::Sample { .. } if self.policy.scaling != Scaling::Static => {}
-            Action::Sample { memory } => {
-                assert!(!*memory || self.policy.limits.memory.is_some());
+            Action::Sample { .. } => {
                 let serves = |worker: &Worker| worker.ready.is_some() && worker.is_seated();
                 assert!(self.workers.values().any(serves), "nobody to look at");
             }
@@ -258,6 +298,7 @@ impl Auditor {
             WornBy::Age(told) => assert!(told == age && age >= limits.age.expect("there is such a limit") / 5 * 4),
         }
         assert!(!worker.worn, "said twice");
+        assert!(!self.standing.phase.is_leaving(), "followed on the way out");
         assert_eq!(self.consequences.health.health, Health::Sound, "everybody is needed");
         worker.worn = true;
     }
@@ -305,6 +346,7 @@ impl Auditor {
             ready: None,
             served: false,
             worn: false,
+            end_by: None,
             leaving: None,
             killed: None,
         };
@@ -338,6 +380,12 @@ impl Auditor {
         {
             let busy = load.workers.iter().any(|sample| sample.id == id && sample.busy);
             assert!(!busy, "{id:?} is sent away in the middle of a request");
+            let idle_for = self.idle.get(&id).and_then(|(_, since)| Some(self.now - (*since)?));
+            let least = match self.policy.scaling {
+                Scaling::OnDemand { idle_timeout, .. } => idle_timeout,
+                _ => Duration::ZERO,
+            };
+            assert!(idle_for.is_some_and(|time| time >= least), "{id:?} is sent away, idle for {idle_for:?}");
         }
         assert!(ending || paused || fewer || replaced || called_off, "{id:?} was drained for nothing");
         let graceful = self.policy.graceful_timeout;
@@ -349,6 +397,17 @@ impl Auditor {
         };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.leaving = Some((self.now, limit));
+        }
+    }
+
+    /// A worker that has answered since the last look was not idle; on demand, one with connections is not either.
+    fn note_idleness(&mut self, load: &Load) {
+        let on_demand = matches!(self.policy.scaling, Scaling::OnDemand { .. });
+        for sample in load.workers.iter().filter(|sample| self.workers.contains_key(&sample.id)) {
+            let (requests, since) = self.idle.entry(sample.id).or_default();
+            let busy = sample.busy || (on_demand && sample.parked) || sample.requests != *requests;
+            *requests = sample.requests;
+            *since = if busy { None } else { since.or(Some(self.now)) };
         }
     }
 
@@ -366,9 +425,9 @@ impl Auditor {
 
     fn check_kill(&mut self, id: WorkerId, why: KillReason) {
         let now = self.now;
-        let start_timeout = self.policy.start_timeout;
         let worker = self.workers.get_mut(&id).expect("killed a stranger");
         assert!(worker.killed.is_none(), "killed twice");
+        let is_due = worker.deadline(&self.policy).is_some_and(|deadline| now >= deadline);
         if why == KillReason::NotReady {
             self.consequences.not_ready(worker);
         }
@@ -376,13 +435,13 @@ impl Auditor {
         let just = match why {
             KillReason::NotReady => {
                 let told = matches!(self.event, Event::WorkerFailed { .. });
-                worker.ready.is_none() && worker.leaving.is_none() && (told || now >= worker.asked_at + start_timeout)
+                worker.ready.is_none() && worker.leaving.is_none() && (told || is_due)
             }
-            KillReason::NotDrained => worker.leaving.is_some_and(|(since, limit)| now >= since + limit),
+            KillReason::NotDrained => worker.leaving.is_some() && is_due,
             KillReason::Stuck => {
                 matches!(self.event, Event::WorkerStuck { .. }) && (worker.ready.is_some() || worker.leaving.is_some())
             }
-            KillReason::HungUp => worker.ready.is_some() && worker.leaving.is_none(),
+            KillReason::HungUp => worker.ready.is_some() && worker.leaving.is_none() && is_due,
             KillReason::TemplateLost => !worker.forked,
             KillReason::BootFailed => !self.served,
             KillReason::AtOnce => self.quits > 1,

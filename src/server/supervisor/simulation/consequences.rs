@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::{Action, Event, Notice, Phase, Policy, StartFailure};
+use super::super::{Action, Event, Notice, Phase, Policy, Signal, StartFailure};
 use super::auditor::Worker;
-use super::health::{HealthBook, least_delay};
+use super::health::{HealthBook, check_delay, least_delay};
 use crate::server::{Generation, Slot};
 
 /// How a worker that nobody had sent away failed.
@@ -31,8 +31,11 @@ pub(super) struct Consequences {
     standing: Standing,
     boot_must_end: bool,
     reload_must_end: bool,
+    reload_must_be_heard: bool,
     reload_queued: bool,
     failures: BTreeMap<Slot, u32>,
+    /// The delays that must be told of, with the failures in a row.
+    delays: Vec<(Slot, u32)>,
     /// Until when a slot gets no worker of the generation.
     barred: BTreeMap<(Slot, Generation), Duration>,
 }
@@ -46,8 +49,10 @@ impl Consequences {
             standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
             boot_must_end: false,
             reload_must_end: false,
+            reload_must_be_heard: false,
             reload_queued: false,
             failures: BTreeMap::new(),
+            delays: Vec::new(),
             barred: BTreeMap::new(),
         }
     }
@@ -58,6 +63,9 @@ impl Consequences {
         self.standing = standing;
         self.boot_must_end = false;
         self.reload_must_end = false;
+        let hears = !standing.phase.is_leaving() && standing.phase != Phase::New;
+        self.reload_must_be_heard = *event == Event::Signal(Signal::Reload) && hears;
+        self.delays.clear();
         self.health.hear(now);
         if let Event::TemplateReady { generation } = event
             && Some(*generation) == standing.incoming
@@ -97,20 +105,35 @@ impl Consequences {
 
     pub(super) fn check(&mut self, actions: &[Action], phase: Phase) {
         self.health.check_after(phase);
+        let mut delays = Vec::new();
         let mut reload_ended = false;
         for action in actions {
             match action {
-                Action::Notice(Notice::ReloadFailed { .. }) => reload_ended = true,
-                Action::Notice(Notice::ReloadQueued) => self.reload_queued = true,
-                Action::Notice(Notice::Reloading { .. } | Notice::Paused) => {
-                    self.reload_queued = false;
+                Action::Notice(Notice::SlotDelayed { slot, failures, delay }) => {
+                    delays.push((*slot, failures.sum()));
+                    check_delay(&self.policy.backoff, failures.sum(), *delay);
                 }
+                Action::Notice(Notice::ReloadFailed { .. }) => reload_ended = true,
+                Action::Notice(Notice::ReloadQueued) => {
+                    self.reload_queued = true;
+                    self.reload_must_be_heard = false;
+                }
+                Action::Notice(Notice::Reloading { .. }) => {
+                    self.reload_queued = false;
+                    self.reload_must_be_heard = false;
+                }
+                Action::Notice(Notice::Paused) => self.reload_queued = false,
                 _ => {}
             }
         }
+        // At one tick the server's time may be over first, and then a worker's.
+        let told = delays == self.delays || phase.is_ending();
+        assert!(told, "{delays:?} were delayed, and {:?} have failed", self.delays);
         assert!(!self.reload_must_end || reload_ended, "the roll went on after a failure");
         assert!(!self.boot_must_end || phase.is_ending(), "the boot went on after a failure");
-        assert!(!(self.reload_queued && phase == Phase::Serving), "a queued reload was forgotten");
+        assert!(!self.reload_must_be_heard, "a reload was neither begun nor queued");
+        let waits = self.reload_queued && matches!(phase, Phase::Serving | Phase::Paused);
+        assert!(!waits, "a queued reload was forgotten");
     }
 
     fn failure(&self, event: &Event, worker: &Worker) -> Option<Failure> {
@@ -151,6 +174,7 @@ impl Consequences {
                 self.health.charge();
                 let failures = self.failures.entry(slot).or_default();
                 *failures += 1;
+                self.delays.push((slot, *failures));
                 let least = least_delay(&self.policy.backoff, *failures);
                 let seat = (slot, worker.generation);
                 self.barred.insert(seat, self.now + least);

@@ -130,7 +130,7 @@ impl HealthBook {
     fn rest(&mut self, tries: u32, delay: Duration, backoff: &Backoff) {
         self.tries += 1;
         assert_eq!(tries, self.tries);
-        assert!(delay >= least_delay(backoff, tries), "the tries become no rarer");
+        check_delay(backoff, tries, delay);
         self.rest_until = self.now + delay;
         self.probe = None;
     }
@@ -146,7 +146,21 @@ impl HealthBook {
 
 /// The shortest delay after so many failures in a row.
 pub(super) fn least_delay(backoff: &Backoff, failures: u32) -> Duration {
+    usual_delay(backoff, failures).mul_f64(1.0 - jitter(backoff))
+}
+
+/// A delay grows with the failures in a row, up to its cap, and jitter moves it by no more than it may.
+#[track_caller]
+pub(super) fn check_delay(backoff: &Backoff, failures: u32, delay: Duration) {
+    let most = usual_delay(backoff, failures).mul_f64(1.0 + jitter(backoff));
+    assert!((least_delay(backoff, failures)..=most).contains(&delay), "{delay:?} after {failures} failures");
+}
+
+fn usual_delay(backoff: &Backoff, failures: u32) -> Duration {
     let growth = backoff.factor.saturating_pow(failures - 1);
-    let delay = backoff.first.saturating_mul(growth).min(backoff.cap);
-    delay.mul_f64(1.0 - f64::from(backoff.jitter_percent) / 100.0)
+    backoff.first.saturating_mul(growth).min(backoff.cap)
+}
+
+fn jitter(backoff: &Backoff) -> f64 {
+    f64::from(backoff.jitter_percent) / 100.0
 }

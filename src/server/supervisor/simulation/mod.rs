@@ -8,6 +8,7 @@
 //! A failing seed is printed; `HATCHERY_SEED=<seed>` replays it alone, with everything that was said.
 //! `HATCHERY_SCHEDULES=<n>` says how many lives to run.
 
+mod agreement;
 mod auditor;
 mod consequences;
 mod health;
@@ -96,6 +97,8 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(QueuesAbandoned",
         "Kill(NotReady",
         "Kill(NotDrained",
+        "Kill(HungUp",
+        "Kill(Stuck",
         "Kill(TemplateLost",
         "Kill(BootFailed",
         "Kill(AtOnce",
@@ -166,6 +169,7 @@ impl Life {
                 memory: (random.below(3) == 0).then(|| 100 + u64::from(random.below(1000))),
             },
             drain_delay: MS * random.below(3) * 700,
+            upgrade_timeout: MS * (500 + random.below(4000)),
             ..Policy::default()
         };
         Self {
@@ -273,6 +277,11 @@ impl Life {
             self.note(action);
         }
         self.auditor.check_state(&actions, &self.supervisor, &self.world);
+        if event == Event::Tick {
+            // A clock that goes back is taken for one that stands still.
+            self.supervisor.handle(self.now.saturating_sub(SECOND), Event::Tick);
+            assert_eq!(self.supervisor.poll_action(), None);
+        }
         for action in actions {
             if let Action::Sample { memory } = action {
                 let load = self.world.look(self.now, memory);

@@ -12,12 +12,16 @@ use super::consequences::Standing;
 use super::world::World;
 use crate::server::{Slot, WorkerId};
 
+/// Where a client that comes is served, and the number of workers follows the load.
+const WELCOMES: [Phase; 5] = [Phase::Serving, Phase::Preparing, Phase::Rolling, Phase::Unready, Phase::Gated];
+
 impl Auditor {
     pub(super) fn check_state(&mut self, actions: &[Action], supervisor: &Supervisor, world: &World) {
         self.consequences.check(actions, supervisor.phase());
         assert_eq!(supervisor.health(), self.consequences.health.health);
         self.check_phase(supervisor.phase());
         self.check_target(supervisor.target());
+        self.check_agreement(actions, supervisor, world);
         self.standing =
             Standing { phase: supervisor.phase(), current: supervisor.generation(), incoming: supervisor.incoming() };
         let surge = self.policy.max_surge;
@@ -49,8 +53,7 @@ impl Auditor {
             }
         }
         self.check_wear(supervisor);
-        let welcome = [Phase::Serving, Phase::Preparing, Phase::Rolling, Phase::Unready, Phase::Gated];
-        let sleeps = self.target == 0 && welcome.contains(&supervisor.phase());
+        let sleeps = self.target == 0 && WELCOMES.contains(&supervisor.phase());
         assert!(!sleeps || self.awaiting, "a client would wait in vain");
         let known: Vec<WorkerId> = self.workers.keys().copied().collect();
         let theirs: Vec<_> = supervisor.workers().map(|(worker, _)| worker.id).collect();
@@ -102,12 +105,7 @@ impl Auditor {
 
     fn check_nobody_is_overdue(&self) {
         for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.killed.is_none()) {
-            let deadline = match worker.leaving {
-                Some((since, limit)) => since + limit,
-                None if worker.ready.is_none() => worker.asked_at + self.policy.start_timeout,
-                None => continue,
-            };
-            assert!(self.now < deadline, "{id:?} had its time");
+            assert!(worker.deadline(&self.policy).is_none_or(|deadline| self.now < deadline), "{id:?} had its time");
         }
     }
 
@@ -142,10 +140,17 @@ impl Auditor {
         let policy = &self.policy;
         let is_static = policy.scaling == Scaling::Static;
         let grown = policy.growth_per_second;
-        let (least, most) = match self.event {
-            Event::Signal(Signal::More) if is_static => (self.target, self.target + 1),
-            Event::Signal(Signal::Fewer) if is_static => (self.target - 1, self.target),
-            Event::Sampled(_) if !is_static => (self.target.saturating_sub(1), self.target + grown),
+        let before = self.standing.phase;
+        let moves = !before.is_leaving() && before != Phase::New;
+        let (more, fewer) = ((self.target + 1).min(policy.max_workers), (self.target.max(2) - 1));
+        let sound = self.consequences.health.health == Health::Sound;
+        let (least, most) = match &self.event {
+            Event::Signal(Signal::More) if is_static && moves && !is_paused(before) => (more, more),
+            Event::Signal(Signal::Fewer) if is_static && moves => (fewer, fewer),
+            Event::Sampled(load) if WELCOMES.contains(&before) && sound => {
+                let waited_for = load.queue > 0 && matches!(policy.scaling, Scaling::OnDemand { .. });
+                (self.target.saturating_sub(u32::from(!waited_for)), self.target + grown)
+            }
             Event::ClientWaits | Event::TemplateReady { .. } if self.target == 0 => (0, 1),
             _ => (self.target, self.target),
         };
@@ -210,6 +215,7 @@ impl Auditor {
             && self.workers.len() == self.target as usize
             && world.processes() == self.target as usize
             && world.templates() == [supervisor.generation()]
+            && !world.has_new_master()
             && self.is_staffed(supervisor)
             && (world.demand == 0 || self.target > 0)
             && (moving || supervisor.next_timer().is_none())

@@ -173,7 +173,6 @@ pub(in crate::server::supervisor) fn transition(phase: Phase, cue: Cue) -> (Phas
         (Unready | Gated,                         StartFailed(Current, slot))    => (phase,     Step::DelaySlot(slot, Cause::NeverReady)),
         (Unready | Gated,                         Shortage(Current))             => (phase,     Step::FeelShortage),
         (_,                                       DiedWell(Current, slot))       => (phase,     Step::ForgiveSlot(slot)),
-        (_,                                       DiedWell(Incoming, slot))      => (phase,     Step::ForgiveSlot(slot)),
         (Serving | Preparing | Rolling | Paused,  TemplateLost(Current))         => (phase,     Step::RetryTemplate),
         (Replenishing,                            TemplateLost(Current))         => (phase,     Step::RetryTemplate),
         (Unready | Gated,                         TemplateLost(Current))         => (phase,     Step::RetryTemplate),

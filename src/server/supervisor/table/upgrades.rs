@@ -19,8 +19,8 @@ pub(crate) enum Upgrade {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server::supervisor) enum UpgradeCue {
     Asked,
-    /// The new master serves.
-    Ready,
+    /// The new master, of this pid, serves.
+    Ready(i32),
     /// The new master is gone, or never came to be.
     Lost,
     /// The new master's time is up.
@@ -35,7 +35,8 @@ pub(in crate::server::supervisor) enum UpgradeStep {
     Nothing,
     Start,
     Ignore,
-    HandOver,
+    /// To the new master of this pid.
+    HandOver(i32),
     /// It has failed, and this master stays.
     Fail,
     /// The same, and the new master is killed.
@@ -50,7 +51,7 @@ pub(in crate::server::supervisor) fn upgrade(phase: Phase, upgrade: Upgrade, cue
     match (upgrade, cue) {
         (Idle,      Asked) if phase.is_upgradable() => (UnderWay,  UpgradeStep::Start),
         (_,         Asked) if !phase.is_leaving()   => (upgrade,   UpgradeStep::Ignore),
-        (UnderWay,  Ready)                          => (Done,      UpgradeStep::HandOver),
+        (UnderWay,  Ready(pid))                     => (Done,      UpgradeStep::HandOver(pid)),
         (UnderWay,  Lost)                           => (Idle,      UpgradeStep::Fail),
         (UnderWay,  Late | Ending)                  => (CalledOff, UpgradeStep::CallOff),
         (CalledOff, Lost)                           => (Idle,      UpgradeStep::Nothing),

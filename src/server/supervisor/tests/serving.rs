@@ -270,3 +270,37 @@ fn a_template_that_tells_nothing_of_a_worker_which_was_ready_and_hung_up_is_repl
     bench.wait(2 * SECOND);
     assert_eq!(bench.asked(), [close(1), kill(1, KillReason::TemplateLost), start(1)]);
 }
+
+#[test]
+fn a_worker_that_hung_up_has_no_more_time_because_its_readiness_is_heard_after_that() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    bench.forked(1);
+    bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
+    bench.tell(Event::WorkerReady { id: WorkerId(1) });
+    bench.take();
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [kill(1, KillReason::HungUp), fork(2, 0, 1)]);
+}
+
+#[test]
+fn a_worker_that_hung_up_has_no_more_time_because_it_is_drained_after_that() {
+    let mut bench = Bench::serving(2);
+    bench.tell(Event::WorkerHungUp { id: WorkerId(2) });
+    bench.signal(Signal::Fewer);
+    assert_eq!(bench.asked(), [drain(2)]);
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [kill(2, KillReason::NotDrained)]);
+}
+
+#[test]
+fn while_the_workers_are_drained_fewer_can_be_wished_for() {
+    let mut bench = Bench::serving(3);
+    bench.signal(Signal::DrainWorkers);
+    (1..=3).for_each(|id| bench.exits(id, Exit::Clean));
+    bench.signal(Signal::Fewer);
+    bench.take();
+    bench.signal(Signal::More);
+    assert_eq!(bench.asked(), [fork(4, 0, 1), fork(5, 1, 1)]);
+}
