@@ -34,23 +34,18 @@ fn timed_out(server: &Server, kind: &str) -> Record {
 }
 
 fn an_interrupted_request_is_told_with_what_its_worker_waited_for() {
-    let server = launch(&["--workers", "2"]).start();
-    let seen_waiting = |asked: usize| {
-        let mut client = server.client();
-        client.ask("/fault/sleep?ms=60000").expect("a request");
-        assert_eq!(client.answer().expect("an answer").status, 504);
-        let records = server.log.wait_for_many(0, asked, "the record", |record| record.is(TIMED_OUT));
-        let record = records.last().expect("as many as were asked for");
-        assert_eq!(record.str("kind"), "soft");
-        assert_eq!(record.str("label"), "GET /fault/sleep");
-        assert_eq!(record.str("peer"), client.local_address());
-        assert!((300..20_000).contains(&record.u64("elapsed_ms")), "{}", record.line);
-        assert_eq!(server.log.count(|record| record.is(TIMED_OUT)), asked);
-        let kernel = record.str("kernel");
-        kernel.starts_with("state S, ") && kernel.contains("poll")
-    };
-    // The look is taken shortly before the deadline; on a machine that is too busy for that, it may come after it.
-    assert!((1..=20).any(seen_waiting), "{}", server.log.text());
+    // Time enough for the master to look, at half time at the latest, on however busy a machine.
+    let server = Launch::hatchery().args(["--workers", "2", "--faults", "--request-timeout", "4s"]).start();
+    let mut client = server.client();
+    client.ask("/fault/sleep?ms=60000").expect("a request");
+    assert_eq!(client.answer().expect("an answer").status, 504);
+    let record = timed_out(&server, "soft");
+    assert_eq!(record.str("label"), "GET /fault/sleep");
+    assert_eq!(record.str("peer"), client.local_address());
+    assert!((4_000..20_000).contains(&record.u64("elapsed_ms")), "{}", record.line);
+    let kernel = record.str("kernel");
+    assert!(kernel.starts_with("state S, ") && kernel.contains("poll"), "{kernel}");
+    assert_eq!(server.log.count(|record| record.is(TIMED_OUT)), 1);
 }
 
 fn a_request_that_killed_its_worker_is_told_with_its_call_stack() {

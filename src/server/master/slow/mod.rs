@@ -5,7 +5,8 @@
 //! a thread of its own, because reading debug information takes long. One whose worker did not even die by its alarm,
 //! because it blocks the signal or stands still, is ended by the master (`stuck`): the backstop.
 //!
-//! What the kernel says of the worker is noted just before the soft deadline, while the request still hangs in it.
+//! What the kernel says of the worker is noted when half of the time is over, and again just before the soft deadline, while
+//! the request still hangs in it.
 
 mod kernel_state;
 mod modules;

@@ -34,7 +34,7 @@ pub(super) struct Request {
 /// What is to be done about a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Note what it waits for: its soft deadline is near.
+    /// Note what it waits for, in place of what was noted before: half of its time is over, or its soft deadline is near.
     Sample,
     /// Its own alarm has not ended it.
     GiveUp,
@@ -51,6 +51,9 @@ pub(super) struct Watch {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     started: Monotonic,
+    /// It was sampled when half of its time was over.
+    sampled_early: bool,
+    /// It was sampled just before its deadline, or would have been if the look had not come too late.
     sampled: bool,
     overdue_since: Option<Monotonic>,
     given_up: bool,
@@ -80,15 +83,25 @@ impl Watch {
         for request in requests {
             let mut seen = before.remove(&request.id).filter(|seen| seen.started == request.started).unwrap_or(Seen {
                 started: request.started,
+                sampled_early: false,
                 sampled: false,
                 overdue_since: None,
                 given_up: false,
             });
-            let due_for_sample = now.after(AHEAD) >= request.soft;
-            if due_for_sample && !seen.sampled {
-                seen.sampled = true;
+            let left = request.soft.since(now);
+            let early = (request.soft.since(request.started) / 2).max(AHEAD);
+            let (is_near, is_late) = (left <= AHEAD, now >= request.soft);
+            // Whoever looks too late sees the worker in what the deadline has made of it: the earlier sample tells more.
+            let is_due = if is_near {
+                !seen.sampled && !(is_late && seen.sampled_early)
+            } else {
+                left <= early && !seen.sampled_early
+            };
+            if is_due {
                 steps.push((request.id, Step::Sample));
             }
+            seen.sampled_early |= left <= early;
+            seen.sampled |= is_near;
             if now < request.hard {
                 seen.overdue_since = None;
             } else if now >= seen.overdue_since.get_or_insert(now).after(GRACE) && !seen.given_up {
@@ -96,9 +109,9 @@ impl Watch {
                 steps.push((request.id, Step::GiveUp));
             }
             if !seen.sampled {
-                // Further away than `AHEAD`, or it would have been sampled.
-                let left = request.soft.since(now).saturating_sub(AHEAD);
-                next = next.min(now.after(left));
+                // Further away than that, or it would have been sampled.
+                let until = if seen.sampled_early { AHEAD } else { early };
+                next = next.min(now.after(left.saturating_sub(until)));
             } else if !seen.given_up {
                 next = next.min(seen.overdue_since.map_or(request.hard, |since| since.after(GRACE)));
             }
@@ -138,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_sampled_just_before_its_soft_deadline_and_given_up_after_its_hard_one() {
+    fn a_request_is_sampled_at_half_time_and_just_before_its_soft_deadline_and_given_up_after_its_hard_one() {
         let mut watch = Watch::new(Some(Duration::from_secs(2)), at(0));
         let steps = live(&mut watch, 9_000, |_| Some(request(0, 2_000, 4_000)));
-        assert_eq!(steps, [(1_950, Step::Sample), (4_500, Step::GiveUp)]);
+        assert_eq!(steps, [(1_000, Step::Sample), (1_950, Step::Sample), (4_500, Step::GiveUp)]);
     }
 
     #[test]
@@ -150,8 +163,9 @@ mod tests {
             let mut watch = Watch::new(Some(Duration::from_millis(400)), at(0));
             let request = |now| (now >= started).then(|| request(started, started + 400, started + 600));
             let steps = live(&mut watch, 9_000, request);
-            assert_eq!(steps.len(), 2, "{steps:?}");
-            assert!(steps[0].0.abs_diff(started + 350) <= 1, "{steps:?}");
+            assert_eq!(steps.len(), 3, "{steps:?}");
+            assert!(steps[0].0.abs_diff(started + 200) <= 1, "{steps:?}");
+            assert!(steps[1].0.abs_diff(started + 350) <= 1, "{steps:?}");
         }
     }
 
@@ -163,7 +177,7 @@ mod tests {
             Some(request(started, started + 2_000, started + 3_000))
         });
         let samples = steps.iter().filter(|(_, step)| *step == Step::Sample).count();
-        assert_eq!((samples, steps.len()), (4, 8), "{steps:?}");
+        assert_eq!((samples, steps.len()), (8, 12), "{steps:?}");
     }
 
     #[test]
@@ -173,7 +187,7 @@ mod tests {
             let later = if now < 700 { 0 } else { 3_000 };
             Some(request(0, 1_000 + later, 2_000 + later))
         });
-        assert_eq!(steps, [(3_950, Step::Sample), (5_500, Step::GiveUp)]);
+        assert_eq!(steps, [(500, Step::Sample), (3_950, Step::Sample), (5_500, Step::GiveUp)]);
     }
 
     #[test]
@@ -184,6 +198,15 @@ mod tests {
         assert_eq!(watch.next(), at(5_500));
         assert!(watch.look(at(5_499), late).is_empty());
         assert_eq!(watch.look(at(5_500), late), [(ID, Step::GiveUp)]);
+    }
+
+    #[test]
+    fn a_look_that_comes_after_the_deadline_does_not_replace_an_earlier_sample() {
+        let mut watch = Watch::new(Some(Duration::from_secs(2)), at(0));
+        let request = Some(request(0, 2_000, 9_000));
+        assert_eq!(watch.look(at(1_200), request), [(ID, Step::Sample)]);
+        assert_eq!(watch.look(at(2_001), request), []);
+        assert_eq!(watch.next(), at(2_501), "there is nothing more to see before the hard deadline");
     }
 
     #[test]

@@ -10,7 +10,7 @@ impl World {
     /// Decides what the operator will ask for.
     pub(in crate::server::supervisor::simulation) fn plan_signals(&mut self) {
         for _ in 0..self.random.below(9) {
-            let signal = match self.random.below(22) {
+            let signal = match self.random.below(26) {
                 20.. => Signal::Upgrade,
                 0..=8 => Signal::Reload,
                 9..=11 => Signal::More,

@@ -162,7 +162,10 @@ impl World {
             return;
         };
         process.killed = true;
-        if process.born {
+        let is_born = process.born;
+        if is_born {
+            // What was told once may be told twice.
+            self.plan(now + MS, Happening::Echo(Event::WorkerForked { id, pid: 1000 + id.0 as i32 }));
             let wait = if slow { 5000 } else { 20 };
             let then = now + MS * (1 + self.random.below(wait));
             self.plan(then, Happening::Dies(id, Exit::Signal(9)));
