@@ -92,10 +92,10 @@ impl Watch {
             let early = (request.soft.since(request.started) / 2).max(AHEAD);
             let (is_near, is_late) = (left <= AHEAD, now >= request.soft);
             // Whoever looks too late sees the worker in what the deadline has made of it: the earlier sample tells more.
-            let is_due = if is_near {
-                !seen.sampled && !(is_late && seen.sampled_early)
-            } else {
-                left <= early && !seen.sampled_early
+            let is_due = match (is_near, seen.sampled_early) {
+                (true, true) => !seen.sampled && !is_late,
+                (true, false) => true,
+                (false, sampled) => left <= early && !sampled,
             };
             if is_due {
                 steps.push((request.id, Step::Sample));

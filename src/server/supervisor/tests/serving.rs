@@ -304,3 +304,14 @@ fn while_the_workers_are_drained_fewer_can_be_wished_for() {
     bench.signal(Signal::More);
     assert_eq!(bench.asked(), [fork(4, 0, 1), fork(5, 1, 1)]);
 }
+
+#[test]
+fn a_template_that_dies_while_the_next_one_preloads_for_drained_workers_is_followed() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::DrainWorkers);
+    bench.exits(1, Exit::Clean);
+    bench.signal(Signal::Reload);
+    bench.take();
+    bench.template_dies(1);
+    assert_eq!(bench.asked(), [start(1)]);
+}

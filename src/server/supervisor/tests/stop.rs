@@ -263,3 +263,29 @@ fn the_longer_a_queue_takes_the_less_often_it_is_looked_at() {
     bench.nobody_waits();
     assert!(bench.asked().contains(&Action::CloseListeners), "the second empty look follows the first at once");
 }
+
+#[test]
+fn whoever_fails_while_the_server_is_on_its_way_out_is_followed_after_a_delay() {
+    let mut bench = Bench::with(Policy { workers: 1, drain_delay: 60 * SECOND, ..Policy::default() });
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    bench.ready(1);
+    bench.wait(60 * SECOND);
+    bench.signal(Signal::Stop);
+    bench.exits(1, Exit::Signal(11));
+    bench.take();
+    bench.ready(2);
+    bench.exits(2, Exit::Signal(11));
+    assert_eq!(bench.asked(), [], "it died young");
+    bench.wait(SECOND);
+    assert_eq!(bench.asked(), [fork(3, 0, 1)]);
+    bench.refuses(3, "no licence");
+    bench.exits(3, Exit::Code(1));
+    assert_eq!(bench.asked(), [], "it was never ready");
+    bench.wait(SECOND);
+    assert_eq!(bench.asked(), [fork(4, 0, 1)]);
+    bench.fork_refused(4);
+    assert_eq!(bench.asked(), [], "nobody can be forked");
+    bench.wait(SECOND);
+    assert_eq!(bench.asked(), [fork(5, 0, 1)]);
+}
