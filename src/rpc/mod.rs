@@ -37,6 +37,10 @@
 //! With [`Entry::deferred`] the handler gets a [`Responder`] instead of returning the reply, and may answer from any thread
 //! or task, in any order, many calls at a time.
 //!
+//! With the feature `tokio` there is `Entry::tokio`, whose handler is an async function: a current-thread runtime in the
+//! process drives as many calls at a time as it allows. In the master nothing is needed for tokio: a [`CallFuture`] can be
+//! awaited in any runtime, and [`Client::call_async_timeout`] needs no timer of it.
+//!
 //! # What may go wrong
 //! Every call ends exactly once: with its reply or with an [`Error`], and [`Error::may_have_run`] says whether it is safe to
 //! make it again. An error that a handler returns is that call's alone. A crash, a panic, a `kill -9`, a process that says
@@ -138,4 +142,6 @@ pub use pool::{
     Cause, InHand, InvalidOption, Late, OpenError, Pool, PoolFuture, PoolOptions, Prepared, Statistics, WhenFull,
     Worker, WorkerExit,
 };
+#[cfg(feature = "tokio")]
+pub use serve::AsyncCx;
 pub use serve::{Cx, Entry, Events, InitCx, Responder};

@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alarm;
+#[cfg(feature = "tokio")]
+pub(crate) mod async_watch;
 pub(crate) mod backlog;
 pub(crate) mod clock;
 pub(crate) mod crash;

@@ -17,6 +17,8 @@ mod leaving;
 mod nonsense;
 mod order;
 mod pool;
+#[cfg(feature = "tokio")]
+mod runtime;
 mod sizes;
 
 use std::process::ExitCode;
@@ -24,7 +26,10 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    hatchery::init(&pool::example::register(pool::tasks::register(entries::registry())));
+    let registry = pool::example::register(pool::tasks::register(entries::registry()));
+    #[cfg(feature = "tokio")]
+    let registry = runtime::add_to(registry);
+    hatchery::init(&registry);
     let mut tests = Vec::new();
     tests.extend(deadlines::tests());
     tests.extend(deaths::tests());
@@ -35,6 +40,8 @@ fn main() -> ExitCode {
     tests.extend(nonsense::tests());
     tests.extend(order::tests());
     tests.extend(pool::tests());
+    #[cfg(feature = "tokio")]
+    tests.extend(runtime::tests());
     tests.extend(sizes::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

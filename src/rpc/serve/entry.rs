@@ -99,6 +99,42 @@ impl<Call: 'static, Reply: 'static, Event: 'static> Entry<Call, Reply, Event> {
         Entry::of(move |cx, spoken| deferred::serve(cx, spoken, in_flight.max(1), &init, &handler))
     }
 
+    /// A handler that is an async function, driven by a tokio runtime on the process's one thread (feature `tokio`). At most
+    /// `in_flight` calls are unanswered at a time, at least 1; they are answered in any order. The future need not be `Send`.
+    /// `init` runs inside the runtime.
+    ///
+    /// A cancel does not end the future, which may ask [`AsyncCx::cancelled`](super::AsyncCx::cancelled) or wait for
+    /// [`AsyncCx::until_cancelled`](super::AsyncCx::until_cancelled). One that panics leaves its call alone unanswered.
+    /// While the master does not listen, replies and events hold up the whole thread.
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use hatchery::proc::Registry;
+    /// use hatchery::rpc::{AsyncCx, Entry};
+    ///
+    /// let registry = Registry::new().rpc("later", Entry::tokio(
+    ///     64,
+    ///     |_| Ok("after all"),
+    ///     |words: Rc<&str>, text: String, cx: AsyncCx<()>| async move {
+    ///         tokio::task::yield_now().await;
+    ///         if cx.cancelled() { Err("nobody waits")? }
+    ///         Ok(format!("{text} {words}"))
+    ///     },
+    /// ));
+    /// # let _ = registry;
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn tokio<State: 'static, Answer>(
+        in_flight: usize,
+        init: impl Fn(&mut InitCx) -> Result<State, BoxError> + 'static,
+        handler: impl Fn(std::rc::Rc<State>, Call, super::AsyncCx<Event>) -> Answer + 'static,
+    ) -> Entry<Call, Reply, Event>
+    where
+        Answer: Future<Output = Result<Reply, BoxError>> + 'static,
+    {
+        Entry::of(move |cx, spoken| super::runtime::serve(cx, spoken, in_flight.max(1), &init, &handler))
+    }
+
     fn of(serve: impl Fn(RunCx, Spoken<Call, Reply, Event>) -> Result<(), BoxError> + 'static) -> Self {
         Entry { serve: Box::new(serve), codec: PhantomData }
     }

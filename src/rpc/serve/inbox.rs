@@ -87,33 +87,32 @@ impl Inbox {
 
     /// The next call that was not cancelled; waits for it. None at the end. Cancels of calls before it are told.
     pub(super) fn next_call(&mut self, mut cancel: impl FnMut(CallId)) -> Result<Option<Frame>, BoxError> {
-        let mut skipped = false;
+        loop {
+            if let Some(frame) = self.take_arrived(&mut cancel)? {
+                return Ok(Some(frame));
+            }
+            // That of a call that was skipped may be held.
+            self.output.flush();
+            let (limit, receive) = (self.output.limit(), seqpacket::receive_waiting);
+            if self.eof || !self.current.receive(self.output.socket(), limit, &mut self.arrivals, receive)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// As [`next_call`](Inbox::next_call), of those that have arrived; none, if there are no more.
+    pub(super) fn take_arrived(&mut self, mut cancel: impl FnMut(CallId)) -> Result<Option<Frame>, BoxError> {
         loop {
             let Some(frame) = self.current.frames.pop_front() else {
-                match self.ahead.pop_front() {
-                    Some(datagram) => {
-                        self.ahead_bytes -= datagram.weight;
-                        self.current = datagram;
-                    }
-                    None if self.eof => return Ok(None),
-                    None => {
-                        if std::mem::take(&mut skipped) {
-                            self.output.flush();
-                        }
-                        let limit = self.output.limit();
-                        let receive = seqpacket::receive_waiting;
-                        if !self.current.receive(self.output.socket(), limit, &mut self.arrivals, receive)? {
-                            return Ok(None);
-                        }
-                    }
-                }
+                let Some(datagram) = self.ahead.pop_front() else { return Ok(None) };
+                self.ahead_bytes -= datagram.weight;
+                self.current = datagram;
                 continue;
             };
             match frame.kind {
                 // A pool waits for the end of each call.
                 Kind::Call if self.cancelled.contains(&frame.id) => {
                     self.output.fail(frame.id, Failed::Unanswered);
-                    skipped = true;
                 }
                 Kind::Call => return Ok(Some(frame)),
                 Kind::Cancel => {
@@ -146,6 +145,12 @@ impl Inbox {
             self.ahead.push_back(datagram);
         }
         Ok(())
+    }
+
+    /// Whether nothing more will arrive.
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_over(&self) -> bool {
+        self.eof
     }
 
     /// Whether more is read ahead.
