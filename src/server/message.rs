@@ -47,6 +47,7 @@ pub(crate) struct TimedOut {
     pub(crate) label: Vec<u8>,
     /// Who had asked.
     pub(crate) peer: String,
-    /// The worker was not held up: it waited for the client to send the rest of the request, beside other work.
+    /// The worker was not held up: beside other work it waited for the client to send the rest of the request, or to take
+    /// the rest of the answer.
     pub(crate) parked: bool,
 }
