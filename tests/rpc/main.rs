@@ -17,6 +17,7 @@ mod leaving;
 mod nonsense;
 mod order;
 mod pool;
+mod progress;
 #[cfg(feature = "tokio")]
 mod runtime;
 mod sizes;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    let registry = pool::example::register(pool::tasks::register(entries::registry()));
+    let registry = progress::register(pool::example::register(pool::tasks::register(entries::registry())));
     #[cfg(feature = "tokio")]
     let registry = runtime::add_to(registry);
     hatchery::init(&registry);
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     tests.extend(nonsense::tests());
     tests.extend(order::tests());
     tests.extend(pool::tests());
+    tests.extend(progress::tests());
     #[cfg(feature = "tokio")]
     tests.extend(runtime::tests());
     tests.extend(sizes::tests());
