@@ -16,7 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use hatchery::proc::{BoxError, Registry, RunCx, Running, Template};
-use hatchery::rpc::{Client, Cx, Entry, Error, Events, Octets, Options as RpcOptions, Responder};
+use hatchery::rpc::{Client, Cx, Entry, Error, Events, Octets, Options as RpcOptions, Pool, PoolOptions, Responder};
 use nix::sys::socket::{MsgFlags, recv, send};
 use support::{Aim, Comparison, Contender, Options, Result, Sample, find, run, run_to_end};
 
@@ -75,6 +75,7 @@ fn one_at_a_time(options: Options, length: Length) -> Result<()> {
     let of_bytes = if length.bytes <= LONGEST_DATAGRAM { Aim::None } else { Aim::Ratio(0.8) };
     table.ours("hatchery, a function", Aim::None, calls("echo", count, length));
     table.beside("hatchery, a responder", Aim::None, calls("deferred", count, length));
+    table.beside("hatchery, a pool of 1", Aim::None, pooled_calls(count, length));
     table.beside("SEQPACKET ping-pong", Aim::Ratio(0.9), datagrams(count, length));
     table.beside("STREAM ping-pong", of_bytes, stream(count, length));
     table.beside("a thread and std's channels", Aim::None, channels(count, 1, length));
@@ -93,6 +94,10 @@ fn pipelined(options: Options, length: Length) -> Result<()> {
     let at_least = if length.bytes <= 32 { Aim::AtLeast(1e6) } else { Aim::None };
     table.ours("hatchery, a function", at_least, submits("echo", count, in_flight, length));
     table.beside("hatchery, a responder", Aim::None, submits("deferred", count, in_flight, length));
+    for (processes, name) in [(1, "hatchery, a pool of 1"), (2, "hatchery, a pool of 2"), (4, "hatchery, a pool of 4")]
+    {
+        table.beside(name, Aim::None, pooled_submits(processes, count / 4, in_flight, length));
+    }
     table.beside("STREAM, bytes there and back", aim, bytes_there_and_back(count, length));
     table.beside("a thread and std's channels", Aim::None, channels(count, in_flight, length));
     table.beside("AnyEvent::Fork::RPC", Aim::None, anyevent_fork_rpc("pipelined", count / 10, length));
@@ -134,6 +139,28 @@ fn calls(entry: &str, count: u32, length: Length) -> Row {
     in_turn(count, move || require(client.call(&octets)?.len() == octets.len()))
 }
 
+/// A pool whose processes are all there, each with its part of what is in flight.
+fn pool(processes: usize, load: usize) -> Result<Pool<Vec<u8>, Vec<u8>, ()>> {
+    let options = PoolOptions::new().codec::<Octets>().min(processes).max(processes).load(load);
+    let pool = Template::spawn()?.pool("echo", options)?;
+    while pool.statistics().idle < processes {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(pool)
+}
+
+fn pooled_calls(count: u32, length: Length) -> Row {
+    let pool = pool(1, 1)?;
+    let octets = vec![7; length.bytes];
+    in_turn(count, move || require(pool.call(&octets)?.len() == octets.len()))
+}
+
+fn pooled_submits(processes: usize, count: u32, in_flight: u32, length: Length) -> Row {
+    let pool = pool(processes, (in_flight as usize / processes).max(1))?;
+    let octets = vec![7; length.bytes];
+    pipeline(count, in_flight, length, move |callback| Ok(pool.submit(&octets, callback)?))
+}
+
 fn require(whole: bool) -> Result<()> {
     if whole { Ok(()) } else { Err("what came back was cut".into()) }
 }
@@ -142,15 +169,22 @@ fn submits(entry: &str, count: u32, in_flight: u32, length: Length) -> Row {
     let client = client(entry)?;
     let octets = vec![7; length.bytes];
     client.call(&octets)?;
+    pipeline(count, in_flight, length, move |callback| Ok(client.submit(&octets, callback)?))
+}
+
+type Callback = Box<dyn FnOnce(Result<Vec<u8>, Error>) + Send>;
+
+/// So many calls in flight at a time.
+fn pipeline(count: u32, in_flight: u32, length: Length, submit: impl Fn(Callback) -> Result<()> + 'static) -> Row {
     let calls = move |count: u32| {
         let flight =
             Arc::new(Flight { answered: AtomicU32::new(0), cut: AtomicBool::new(false), caller: thread::current() });
         for made in 0..count {
             flight.wait_for((made + 1).saturating_sub(in_flight))?;
-            let (flight, length) = (Arc::clone(&flight), octets.len());
-            client.submit(&octets, move |reply: Result<Vec<u8>, Error>| {
-                flight.answer(reply.is_ok_and(|reply| reply.len() == length), count, in_flight);
-            })?;
+            let of_reply = Arc::clone(&flight);
+            submit(Box::new(move |reply| {
+                of_reply.answer(reply.is_ok_and(|reply| reply.len() == length.bytes), count, in_flight);
+            }))?;
         }
         flight.wait_for(count)
     };

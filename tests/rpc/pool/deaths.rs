@@ -168,64 +168,67 @@ fn not_repeated() -> Outcome {
 
 /// Thousands of calls, while somebody kills workers all the time.
 fn storm(entry: &str, load: usize) -> Outcome {
-    const CALLS: u32 = 6_000;
+    const CALLS: u32 = 3_000;
+    const KILLS: u32 = 40;
     let pool = pool(entry, PoolOptions::new().max(4).min(2).load(load).start_delay(Duration::ZERO))?;
-    let ended: Arc<Vec<AtomicU32>> = Arc::new((0..CALLS).map(|_| AtomicU32::new(0)).collect());
-    let (answered, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let kills = AtomicU32::new(0);
     let made = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let killer = scope.spawn(|| {
-            let (mut chance, mut kills) = (0x9e37_79b9_7f4a_7c15u64, 0);
-            while !made.load(Ordering::Relaxed) || pool.statistics().in_flight > 0 {
+    let calls = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut chance = 0x9e37_79b9_7f4a_7c15u64;
+            while !made.load(Ordering::Relaxed) {
                 chance ^= chance << 13;
                 chance ^= chance >> 7;
                 chance ^= chance << 17;
                 let workers = pool.workers();
                 let pid = workers.get(chance as usize % workers.len().max(1)).and_then(|worker| worker.pid);
-                if let Some(pid) = pid {
-                    // It may have ended by now.
-                    kills += u32::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+                // It may have ended by now.
+                if pid.is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()) {
+                    kills.fetch_add(1, Ordering::Relaxed);
                 }
                 // Some work is to be done between the kills.
-                let target = answered.load(Ordering::Relaxed) + (chance % 60) as u32;
-                while answered.load(Ordering::Relaxed) < target && pool.statistics().in_flight > 0 {
+                let target = pool.statistics().answered + chance % 60;
+                while pool.statistics().answered < target && !made.load(Ordering::Relaxed) {
                     thread::yield_now();
                 }
             }
-            kills
         });
-        for n in 0..CALLS {
-            let (ends, answered, lost) = (Arc::clone(&ended), Arc::clone(&answered), Arc::clone(&lost));
-            let task = if n % 7 == 0 { Task::Events(n) } else { Task::Say(n) };
-            let right = if n % 7 == 0 { n + 2 } else { n };
-            // Some must never be lost, some may be, and some may be lost or repeated.
-            let repeats = [0, 2, 1_000][n as usize % 3];
+        let mut calls = 0;
+        let mut call = || {
+            let number = calls;
+            let (task, right) =
+                if number % 7 == 0 { (Task::Events(number), number + 2) } else { (Task::Say(number), number) };
+            // Some may be lost, some may be lost after three times, and some must not be lost.
+            let repeats = [0, 2, 1_000][number as usize % 3];
+            let ended = Arc::clone(&ended);
+            calls += 1;
             pool.prepare(&task).repeatable(repeats).submit(move |reply| {
-                ends[n as usize].fetch_add(1, Ordering::Relaxed);
-                match reply {
-                    Ok(said) => {
-                        assert_eq!(said, right);
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(Error::Lost { why: Lost::Died(_), .. }) if repeats < 1_000 => {
-                        lost.fetch_add(1, Ordering::Relaxed);
-                        // The killer counts on it.
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    other => panic!("{n}: {other:?}"),
-                }
-            })?;
+                let lost = match reply {
+                    Ok(said) if said == right => false,
+                    Err(Error::Lost { why: Lost::Died(_), .. }) if repeats < 1_000 => true,
+                    other => panic!("{number}: {other:?}"),
+                };
+                ended.lock().unwrap().push((number, lost));
+            })
+        };
+        let mut outcome = (0..CALLS).try_for_each(|_| call());
+        while outcome.is_ok() && kills.load(Ordering::Relaxed) < KILLS {
+            match pool.statistics().queued {
+                0..100 => outcome = call(),
+                _ => thread::yield_now(),
+            }
         }
         made.store(true, Ordering::Relaxed);
-        let kills = killer.join().map_err(|_| "the killer failed")?;
-        assert!(kills > 20, "{kills} kills");
-        Ok::<(), Box<dyn std::error::Error>>(())
+        outcome.map(|()| calls)
     })?;
     let statistics = pool.finish()?;
-    let wrong: Vec<usize> = (0..CALLS as usize).filter(|n| ended[*n].load(Ordering::Relaxed) != 1).collect();
-    assert!(wrong.is_empty(), "these did not end once: {wrong:?}");
-    let lost = u64::from(lost.load(Ordering::Relaxed));
-    assert_eq!((statistics.answered + lost, statistics.lost), (u64::from(CALLS), lost));
+    let mut ended = std::mem::take(&mut *ended.lock().unwrap());
+    ended.sort_unstable();
+    let numbers: Vec<u32> = ended.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (0..calls).collect::<Vec<_>>(), "each ends once");
+    let lost = ended.iter().filter(|(_, lost)| *lost).count() as u64;
+    assert_eq!((statistics.answered + lost, statistics.lost), (u64::from(calls), lost));
     assert!(statistics.retried > 0 && lost > 0, "{statistics:?}");
     assert_eq!((statistics.queued, statistics.in_flight, statistics.idle), (0, 0, 0));
     Ok(())
