@@ -282,9 +282,11 @@ impl Shared {
                 return state.core.handle(self.now(), Event::Answered { call, well: false });
             }
         };
+        // From here on its deadline counts.
+        let at = state.core.now();
         let completion: Completion = Box::new(move |outcome| shared.settle(call, outcome));
         match link.begin(completion, message, haste, None) {
-            Ok(id) => record.sent = Some(Sent { worker, link, id, at: self.now() }),
+            Ok(id) => record.sent = Some(Sent { worker, link, id, at }),
             Err(Refused::Full(_, message) | Refused::Never(_, message)) => {
                 if !record.repeatable {
                     record.parcel.take_back(message);

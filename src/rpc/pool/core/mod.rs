@@ -122,6 +122,11 @@ impl Core {
         core
     }
 
+    /// When it was told something last.
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+
     /// Why no call is taken now, if it does not wait for room.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         if self.closed {
