@@ -13,7 +13,7 @@ use std::time::Instant;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::sys::{signals, wait};
+use crate::sys::{promptness, signals, wait};
 
 /// Something that wants to know when a descriptor is ready.
 pub(crate) trait Source: Send + Sync {
@@ -196,6 +196,8 @@ impl Hub {
     }
 
     fn run(&'static self) {
+        // Everybody waits for it, and it works for microseconds.
+        promptness::be_prompt();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let due = self.sources().due();

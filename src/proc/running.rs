@@ -88,6 +88,15 @@ impl Running {
         self.node.on_birth(Box::new(callback));
     }
 
+    /// Calls `callback` once if the process is seen to have ended before anybody can tell how: its parent is gone, and
+    /// whoever has it now has not reaped it. What [`on_exit`](Running::on_exit) was given is called within a second
+    /// of that.
+    ///
+    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    pub(crate) fn on_gone(&self, callback: impl FnOnce() + Send + 'static) {
+        self.node.on_gone(Box::new(callback));
+    }
+
     /// Calls `callback` once with the process's end, or with the reason why it was never born.
     ///
     /// It is called on this crate's own thread, so it must not wait: while it does, nobody else is told anything. Let it

@@ -19,7 +19,7 @@ use super::scoreboard::Record;
 use super::service::{BoxError, PreloadCx, Service, WorkerCx};
 use super::worker_config::{Listened, WorkerBirth, WorkerConfig};
 use crate::proc::{CallCx, Channel, Registry, RunCx};
-use crate::sys::crash;
+use crate::sys::{crash, promptness};
 
 /// Makes a worker's logger. It is called in the worker, which has one thread and may start others.
 pub type MakeLogger = fn(LogFormat, LogLevel) -> Logger;
@@ -101,9 +101,13 @@ fn preload<S: Service>(cx: &mut CallCx<'_>, preloaded: &OnceCell<Preloaded<S::Pr
     set_process_name(&format!("hatch-tmpl g{generation}"));
     end_with_parent(decode(cx.args, 1)?)?;
     crash::note_handlers()?;
+    // What its master has, the code that builds the preload is not to have.
+    promptness::be_ordinary();
     let built = S::preload(&PreloadCx::new(decode(cx.held_args, 0)?, generation))?;
     // It belongs to the template and all its workers, to the end of each.
     let preload = Preloaded { built: Box::leak(Box::new(built)), template: nix::unistd::getpid().as_raw() };
+    // From now on it forks and reaps, and a slot waits for it.
+    promptness::be_prompt();
     preloaded.set(preload).map_err(|_| "the template has preloaded already".into())
 }
 
@@ -136,6 +140,8 @@ fn work<S: Service>(
     let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
     let link = MasterLink::new(Channel::new(cx.socket));
     let cx = WorkerCx::new(acceptors, config, birth, link, record, log)?;
+    // Up to here it was its template's concern; now it is one of many who serve.
+    promptness::be_ordinary();
     let service = S::start(preloaded.built, &cx)?;
     nix::sys::prctl::set_pdeathsig(None)?;
     service.run(cx)

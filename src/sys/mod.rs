@@ -27,6 +27,7 @@ pub(crate) mod output;
 pub(crate) mod pidfd;
 pub(crate) mod plugin;
 pub(crate) mod posix_spawn;
+pub(crate) mod promptness;
 pub(crate) mod reaper;
 pub(crate) mod seqpacket;
 pub(crate) mod shared;

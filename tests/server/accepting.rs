@@ -34,6 +34,7 @@ pub fn tests() -> Vec<Trial> {
         the_place_of_a_client_that_leaves_is_given_to_the_next_at_once,
         without_descriptors_the_longest_idle_clients_make_room_for_new_ones,
         the_queue_of_a_full_worker_is_served_by_the_others,
+        a_client_that_woke_a_worker_which_is_dead_by_then_is_served_by_another,
     ]
 }
 
@@ -374,4 +375,33 @@ fn the_queue_of_a_full_worker_is_served_by_the_others() {
         // One that was left to the full worker would wait for ever: nobody there makes room.
         assert!(server.client().exchange("who").expect("nobody is lost").starts_with("1 "));
     }
+}
+
+/// Each round the worker that is woken for the client is killed before it has accepted, or else the next round may see that.
+fn a_client_that_woke_a_worker_which_is_dead_by_then_is_served_by_another() {
+    let mut served = 0;
+    for _ in 0..6 {
+        let orders = Orders::new();
+        let server = Launch::fixture("probe").args(["--workers", "2", "--arg"]).arg(orders.arg()).start();
+        // Nobody follows whoever dies from now on.
+        orders.give("start-0", "hang");
+        orders.give("start-1", "hang");
+        // Whoever keeps a client goes to the end of the line.
+        let mut kept = server.client();
+        let who = kept.exchange("who").expect("an answer");
+        let workers = server.workers();
+        let (_, &next) = workers.iter().find(|(_, pid)| !who.contains(&format!(" {pid} "))).expect("another worker");
+        let mut client = server.client();
+        signal_process(next, Signal::SIGKILL);
+        match client.exchange("who") {
+            Ok(answer) => {
+                assert_eq!(answer, who);
+                served += 1;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it was forgotten"),
+            // The dead one had accepted it.
+            Err(_) => {}
+        }
+    }
+    println!("{served} of 6 clients were served by the other worker");
 }

@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 use crate::fixtures::Orders;
 use crate::support::client::Client;
 use crate::support::load::Load;
-use crate::support::processes::{eventually, is_alive, within};
-use crate::support::{Launch, Server, signal_process};
+use crate::support::log::Record;
+use crate::support::processes::{eventually, is_alive, stat, within};
+use crate::support::{Launch, Server, freeze, signal_process};
 
 pub fn tests() -> Vec<Trial> {
     trials!["recovery":
@@ -22,6 +23,8 @@ pub fn tests() -> Vec<Trial> {
         invariant_9_kill_9_of_the_master_in_the_middle_of_a_start_frees_the_port,
         invariant_9_kill_9_of_the_template_leaves_its_workers_serving,
         invariant_9_kill_9_of_template_and_worker_at_once_is_mended,
+        whoever_fills_a_slot_is_let_in_soon_and_whoever_serves_is_one_of_many,
+        a_slot_is_filled_though_nobody_reaps_its_dead_worker,
         invariant_9_kill_9_of_a_worker_fills_the_same_slot_and_touches_no_other,
         invariant_9_kill_9_of_master_during_a_reload_leaves_nobody,
         a_crash_loop_is_slowed_down_and_touches_no_healthy_worker,
@@ -142,6 +145,56 @@ fn invariant_9_kill_9_of_template_and_worker_at_once_is_mended() {
         server.assert_no_zombies();
     }
     server.stop();
+}
+
+/// The slice of the processor that a thread asks for, in nanoseconds; none where the kernel does not show it.
+fn slice(thread: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/sched")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("se.slice"))?;
+    line.rsplit(':').next()?.trim().parse().ok()
+}
+
+/// With a short slice a thread that wakes up comes before those who compute (Linux 6.12 and later).
+fn whoever_fills_a_slot_is_let_in_soon_and_whoever_serves_is_one_of_many() {
+    let mut server = Server::start(&["--workers", "2"]);
+    if let (Some(ordinary), true) = (slice("thread-self"), kernel() >= (6, 12)) {
+        for prompt in [server.pid, server.template()] {
+            let slice = slice(&prompt.to_string()).expect("it shows this thread's");
+            assert!(slice < ordinary, "{slice} of {ordinary}");
+        }
+        for worker in server.workers().into_values() {
+            assert_eq!(slice(&worker.to_string()), Some(ordinary));
+        }
+    }
+    server.stop();
+}
+
+/// This process has the orphans of a template that is dead, and never reaps them.
+fn a_slot_is_filled_though_nobody_reaps_its_dead_worker() {
+    let mut server = Server::start(&["--workers", "2"]);
+    // Only where the kernel would tell how it ended (Linux 6.15) is that worth waiting for, so the order of the two may be any.
+    let comes_first = (0..5).any(|_| {
+        let (template, dead) = (server.template(), server.workers()[&1]);
+        server.get("/").greeting();
+        freeze(template);
+        signal_process(dead, Signal::SIGKILL);
+        signal_process(template, Signal::SIGKILL);
+        let next = server.successor(1, dead);
+        let told = server.log.wait("its end is told", |record| record.is_about("worker exited", dead));
+        assert_eq!(told.str("why"), "is gone, and nobody saw how");
+        assert_eq!(stat(dead).map(|stat| stat.state), Some('Z'), "nobody has reaped it");
+        let of_both = |record: &Record| record.is_about("worker ready", next) || record.is_about("worker exited", dead);
+        server.log.all(of_both)[0].is("worker ready")
+    });
+    assert!(comes_first || kernel() < (6, 15));
+    server.stop();
+}
+
+/// The kernel's version.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn invariant_9_kill_9_of_a_worker_fills_the_same_slot_and_touches_no_other() {

@@ -119,6 +119,7 @@ fn term_during_a_reload_ends_cleanly() {
     server.signal(Signal::SIGHUP);
     server.log.wait("the middle of it", |record| record.is("worker drained"));
     server.stop();
+    assert!(!server.log.text().contains("the old generation stays"), "nothing stays");
 }
 
 fn a_second_term_changes_nothing() {

@@ -97,6 +97,12 @@ fn invariant_4_a_stopped_template_does_not_keep_the_master_from_stopping() {
     server.get("/").greeting();
     server.stop();
     assert!(!is_alive(template) && !workers.values().any(|&worker| is_alive(worker)));
+    // They had drained in time; it is the template that does not tell.
+    for killed in
+        server.log.all(|record| record.is("killing a worker") && workers.values().any(|&pid| record.is_of(pid)))
+    {
+        assert_eq!(killed.str("why"), "it had closed its socket and its end was not reported");
+    }
 }
 
 fn invariant_4_a_template_that_stands_still_is_replaced() {

@@ -405,7 +405,9 @@ fn a_stop_in_the_middle_ends_both_masters() {
         let new = probe.begin_and_wait();
         probe.server.stop_by(signal);
         assert!(!is_alive(new));
-        assert_eq!(probe.await_failure(), "the server was stopped");
+        let called_off = probe.server.log.wait("what has become of it", |record| record.is("upgrade called off"));
+        assert_eq!(called_off.str("why"), "the server was stopped");
+        assert_eq!(probe.server.log.count(|record| record.is(FAILED)), 0, "this master does not stay");
         assert!(!probe.path("socket").exists() && !probe.path("pid").exists());
     }
 }

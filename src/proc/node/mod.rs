@@ -38,6 +38,9 @@ pub(crate) type OnExit = Box<dyn FnOnce(Result<Exit, Error>) + Send>;
 /// Called once, with the pid of the process that was born.
 pub(crate) type OnBirth = Box<dyn FnOnce(i32) + Send>;
 
+/// Called once, when the process has ended and nobody can tell yet how.
+pub(crate) type OnGone = Box<dyn FnOnce() + Send>;
+
 /// Called once, when everything before a sync has been carried out or has failed.
 pub(crate) type OnSync = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -235,6 +238,14 @@ impl Node {
             }
             Birth::Awaited => state.on_birth.push(callback),
             Birth::Failed(_) => {}
+        }
+    }
+
+    /// Calls back once, if the end is seen before it is known.
+    pub(crate) fn on_gone(&self, callback: OnGone) {
+        let mut state = self.state();
+        if state.exit.is_none() {
+            state.on_gone.push(callback);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Identity, Node, OnBirth, OnExit, OnSync};
+use super::{Identity, Node, OnBirth, OnExit, OnGone, OnSync};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
 use crate::proc::failure::Failure;
@@ -39,6 +39,7 @@ pub(super) struct State {
     /// … and those for whom the birth changes nothing.
     pub(super) waiters_for_end: usize,
     pub(super) on_birth: Vec<OnBirth>,
+    pub(super) on_gone: Vec<OnGone>,
     pub(super) on_exit: Vec<OnExit>,
     /// A node that still has something to send lives on without handles …
     pub(super) unsent: Option<Arc<Node>>,

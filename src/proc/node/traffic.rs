@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnSync, State};
+use super::{Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnGone, OnSync, State};
 use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
@@ -17,7 +17,7 @@ use crate::proc::message::{Command, Frame, Report};
 use crate::proc::outbox::Sent;
 use crate::sys::{pidfd, wait};
 
-/// How long the end of a process that another one must reap is held back until it does: then it can be told how.
+/// How long it is waited for somebody to reap a process that has ended and is nobody's here: then it can be told how.
 const REAPED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long after the kernel has refused descriptors on their way it is asked again; no readiness tells it.
@@ -28,6 +28,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(5);
 pub(super) struct Afterwards {
     births: Vec<(OnBirth, i32)>,
     syncs: Vec<(OnSync, Result<(), Error>)>,
+    gone: Vec<OnGone>,
     ends: Vec<(OnExit, Result<Exit, Error>)>,
     /// Nodes that somebody waits for, who needs their locks when he is woken.
     changed: Vec<Arc<Node>>,
@@ -56,6 +57,9 @@ impl Afterwards {
         }
         for (callback, outcome) in self.syncs {
             call(|| callback(outcome));
+        }
+        for callback in self.gone {
+            call(callback);
         }
         for (callback, end) in self.ends {
             call(|| callback(end));
@@ -292,6 +296,7 @@ impl Node {
     fn ended(self: &Arc<Self>, state: &mut State, exit: &Exit, after: &mut Afterwards) {
         if state.exit.is_none() {
             state.exit = Some(exit.clone());
+            state.on_gone.clear();
             after.done_with(state.awaited.take());
             after.ends.extend(state.on_exit.drain(..).map(|callback| (callback, Ok(exit.clone()))));
         }
@@ -346,6 +351,7 @@ impl Node {
                         hub.remind(token, Instant::now() + REAPED_WITHIN)
                     });
                     if changed.is_ok() {
+                        after.gone.append(&mut state.on_gone);
                         return;
                     }
                     Exit::seen_from_afar(None)

@@ -26,6 +26,8 @@ pub(super) enum Event {
     WorkerSaid { id: WorkerId, message: FromWorker },
     /// A worker has closed its socket.
     WorkerHungUp { id: WorkerId },
+    /// A worker's process has ended; how, is told by the next event.
+    WorkerGone { id: WorkerId },
     /// A worker's process has ended, or never came to be, for this reason.
     WorkerEnded { id: WorkerId, end: Result<Exit, StartFailure> },
     /// Something happens to the master that is to replace this one.

@@ -69,11 +69,17 @@ pub(super) fn write(log: &Logger, notice: &Notice) {
         Notice::ReloadFailed { generation, words } => {
             warn!(log, "reload failed, the old generation stays"; "generation" => generation.0, "why" => words);
         }
+        Notice::ReloadCalledOff { generation, words } => {
+            info!(log, "reload called off"; "generation" => generation.0, "why" => words);
+        }
         Notice::Replaced { pid, took } => {
             info!(log, "replaced by a new master, the workers drain"; "pid" => pid, "took_ms" => millis(*took));
         }
         Notice::UpgradeFailed { words, took } => {
             warn!(log, "upgrade failed, this master stays"; "why" => words, "took_ms" => millis(*took));
+        }
+        Notice::UpgradeCalledOff { words, took } => {
+            info!(log, "upgrade called off"; "why" => words, "took_ms" => millis(*took));
         }
         Notice::Target { workers } => info!(log, "number of workers changed"; "workers" => workers),
         Notice::Scaled { workers, idle, queue } => {

@@ -38,6 +38,7 @@ use crate::proc::words_of;
 use crate::sys::clock::Monotonic;
 use crate::sys::kernel::{self, KernelTooOld};
 use crate::sys::limits;
+use crate::sys::promptness::Prompt;
 
 /// So many records there are in the scoreboard: in a roll a slot has two workers.
 const RECORDS: u32 = 2 * Workers::MAX;
@@ -127,6 +128,8 @@ fn serve(
     (events, inbox): (Sender<Event>, Receiver<Event>),
     log: Logger,
 ) -> Result<(), RunError> {
+    // A dead worker's clients wait for its successor, which passes through here.
+    let _prompt = Prompt::begin();
     // Before anything that a signal should end in order.
     let _signals = Signals::watch(events.clone()).map_err(RunError::master("watch for signals"))?;
     let board = Board::new(RECORDS).map_err(RunError::master("make the scoreboard"))?;

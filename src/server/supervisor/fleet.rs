@@ -22,6 +22,8 @@ pub(crate) enum WorkerState {
     Draining,
     /// It has been killed; its end has not been reported.
     Killed,
+    /// It had served and its process has ended; how, has not been reported.
+    Gone,
 }
 
 /// One life.
@@ -79,7 +81,7 @@ impl Worker {
         match self.state {
             WorkerState::Asked | WorkerState::Starting => Sitter::Unready,
             WorkerState::Ready => Sitter::Ready,
-            WorkerState::Draining | WorkerState::Killed => Sitter::Nobody,
+            WorkerState::Draining | WorkerState::Killed | WorkerState::Gone => Sitter::Nobody,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     WorkerServed { id: WorkerId },
     /// The worker has closed its socket: it is about to end, and who reaps it will say so.
     WorkerHungUp { id: WorkerId },
+    /// The worker's process has ended, and nobody can tell yet how: [`Event::WorkerExited`] follows within a second.
+    WorkerGone { id: WorkerId },
     /// The worker is long over its hard deadline and has not ended itself: it blocks the alarm, or stands still.
     WorkerStuck { id: WorkerId },
     /// The worker could not start.
@@ -234,10 +236,14 @@ pub(crate) enum Notice {
     Reloaded { generation: Generation, took: Duration },
     /// The new generation is withdrawn; the old one goes on.
     ReloadFailed { generation: Generation, words: String },
+    /// The new generation is withdrawn, because the operator wants something else.
+    ReloadCalledOff { generation: Generation, words: String },
     /// A new master serves, and this one drains its workers.
     Replaced { pid: i32, took: Duration },
     /// There is no new master, and this one goes on.
     UpgradeFailed { words: String, took: Duration },
+    /// There is no new master, because this one is on its way out.
+    UpgradeCalledOff { words: String, took: Duration },
     /// The number of workers to keep.
     Target { workers: u32 },
     /// The number of workers follows the load: so many are to be kept from now on.

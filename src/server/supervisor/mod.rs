@@ -135,6 +135,7 @@ impl Supervisor {
             Event::WorkerReady { id } => self.worker_report(id, table::Report::Ready),
             Event::WorkerServed { id } => self.worker_report(id, table::Report::Served),
             Event::WorkerHungUp { id } => self.worker_report(id, table::Report::HungUp),
+            Event::WorkerGone { id } => self.worker_report(id, table::Report::Gone),
             Event::WorkerStuck { id } => self.worker_report(id, table::Report::Stuck),
             Event::WorkerFailed { id, cause } => self.worker_report(id, cause.into()),
             Event::WorkerExited { id, exit, words } => {

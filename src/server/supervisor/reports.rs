@@ -72,6 +72,13 @@ impl Supervisor {
                 let words = format!("it did not {failing} a worker of slot {} in time", worker.slot);
                 self.give_up_template(generation, &words);
             }
+            WorkerStep::Bereave => {
+                let worker = worker.clone();
+                self.timers.cancel(Timer::Worker(id));
+                self.timers.cancel(Timer::Age(id));
+                self.fleet.set_state(id, WorkerState::Gone);
+                self.stopped_serving(&worker, "is gone");
+            }
             WorkerStep::BuryUnready => {
                 if let Some(worker) = self.bury(id) {
                     self.start_failed(id, &worker, report);
@@ -79,7 +86,12 @@ impl Supervisor {
             }
             WorkerStep::BuryServing => {
                 if let Some(worker) = self.bury(id) {
-                    self.died_serving(id, &worker, report);
+                    let how = match &report {
+                        Report::Exited { exit, .. } => exit.to_string(),
+                        _ => String::new(),
+                    };
+                    self.tell_end(id, &worker, report);
+                    self.stopped_serving(&worker, &how);
                 }
             }
             WorkerStep::Bury => {
@@ -91,8 +103,11 @@ impl Supervisor {
     }
 
     pub(super) fn worker_late(&mut self, id: WorkerId) {
-        let unborn = self.fleet.get(id).is_some_and(Worker::is_unborn);
-        let report = if unborn { Report::LateUnborn } else { Report::Late };
+        let report = match self.fleet.get(id) {
+            Some(worker) if worker.is_unborn() => Report::LateUnborn,
+            Some(worker) if worker.end_by.is_some() => Report::Unreported,
+            _ => Report::Late,
+        };
         self.worker_report(id, report);
     }
 
@@ -156,6 +171,7 @@ impl Supervisor {
             Report::Exited { exit, words: None } => {
                 format!("the worker of slot {slot} {exit} before it was ready")
             }
+            Report::Unreported => format!("the worker of slot {slot} has closed its socket before it was ready"),
             _ => {
                 let limit = self.policy.start_timeout;
                 format!("the worker of slot {slot} was not ready within {limit:?}")
@@ -177,7 +193,8 @@ impl Supervisor {
         self.apply(cue, &words);
     }
 
-    fn died_serving(&mut self, id: WorkerId, worker: &Worker, report: Report) {
+    /// A worker that was ready is no more: its slot waits for the next or does not, by how well it has served.
+    fn stopped_serving(&mut self, worker: &Worker, how: &str) {
         let served = worker.ready_at.map_or(Duration::ZERO, |at| self.now - at);
         let slot = worker.slot;
         let role = self.role(worker.generation);
@@ -186,14 +203,7 @@ impl Supervisor {
         } else {
             Cue::DiedYoung(role, slot)
         };
-        let words = match &report {
-            Report::Exited { exit, .. } => {
-                format!("the worker of slot {slot} {exit}, {served:?} after it was ready")
-            }
-            _ => String::new(),
-        };
-        self.tell_end(id, worker, report);
-        self.apply(cue, &words);
+        self.apply(cue, &format!("the worker of slot {slot} {how}, {served:?} after it was ready"));
     }
 
     /// Says what became of a worker, with what its last state was before that.

@@ -38,12 +38,12 @@ impl Supervisor {
             }
             Step::WantIncoming => self.want_incoming(),
             Step::AdoptIncoming => self.adopt_incoming(),
-            Step::WithdrawIncoming => self.withdraw_incoming(words),
+            Step::WithdrawIncoming => self.fail_reload(words),
             Step::RaiseTarget => self.move_target(Signal::More),
             Step::LowerTarget => self.move_target(Signal::Fewer),
             Step::Pause => self.pause(),
             Step::PauseAndWithdraw => {
-                self.withdraw_incoming("the workers were drained in the middle of it");
+                self.call_off_reload("the workers were drained in the middle of it");
                 self.pause();
             }
             Step::Resume => self.notice(Notice::Resumed),
@@ -54,12 +54,12 @@ impl Supervisor {
             }
             Step::StopAndWithdraw => {
                 self.notice(Notice::Stopping { signal: Signal::Stop });
-                self.withdraw_incoming("the server stops");
+                self.call_off_reload("the server stops");
                 self.shut_gate();
             }
             Step::Announce => {
                 self.announce_stop();
-                self.withdraw_incoming("the server stops");
+                self.call_off_reload("the server stops");
             }
             Step::ShutGate => self.shut_gate(),
             Step::CloseServedListeners => self.close_served_listeners(),
@@ -108,7 +108,7 @@ impl Supervisor {
 
     /// Kills a worker, once; it stays in the book until its end is reported, for which its template has the reap timeout.
     pub(super) fn kill(&mut self, id: WorkerId, why: KillReason) {
-        let living = |worker: &&Worker| worker.state() != WorkerState::Killed;
+        let living = |worker: &&Worker| !matches!(worker.state(), WorkerState::Killed | WorkerState::Gone);
         if self.fleet.get(id).filter(living).is_none() {
             return;
         }
@@ -171,15 +171,29 @@ impl Supervisor {
         self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
     }
 
+    fn fail_reload(&mut self, words: &str) {
+        let words = words.to_owned();
+        self.withdraw_incoming(|generation| Notice::ReloadFailed { generation, words });
+    }
+
+    /// The operator wants something else: the reload is at no fault, and whether the old generation stays is another matter.
+    fn call_off_reload(&mut self, words: &str) {
+        let words = words.to_owned();
+        self.withdraw_incoming(|generation| Notice::ReloadCalledOff { generation, words });
+    }
+
     /// Takes the new generation back: what is not ready goes at once, what is ready when its successor is.
-    fn withdraw_incoming(&mut self, words: &str) {
+    fn withdraw_incoming(&mut self, why: impl FnOnce(Generation) -> Notice) {
         let Some(generation) = self.incoming.take() else {
             return;
         };
         self.wanted = self.current;
         self.act(Action::Retire { generation });
-        self.reload_failure = Some(words.to_owned());
-        self.notice(Notice::ReloadFailed { generation, words: words.to_owned() });
+        let notice = why(generation);
+        if let Notice::ReloadFailed { words, .. } | Notice::ReloadCalledOff { words, .. } = &notice {
+            self.reload_failure = Some(words.clone());
+        }
+        self.notice(notice);
         let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {
             self.drain(id);

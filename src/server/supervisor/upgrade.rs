@@ -48,9 +48,14 @@ impl Supervisor {
                 self.apply(Cue::HandedOver, "");
             }
             UpgradeStep::Fail => self.upgrade_failed(words),
-            UpgradeStep::CallOff => {
+            UpgradeStep::GiveUp => {
                 self.act(Action::EndUpgrade);
                 self.upgrade_failed(words);
+            }
+            UpgradeStep::CallOff => {
+                self.act(Action::EndUpgrade);
+                let took = self.upgrade_over();
+                self.notice(Notice::UpgradeCalledOff { words: words.to_owned(), took });
             }
         }
     }
@@ -69,9 +74,14 @@ impl Supervisor {
     }
 
     fn upgrade_failed(&mut self, words: &str) {
-        self.timers.cancel(Timer::Upgrade);
-        let took = self.now - self.upgrading.began_at;
+        let took = self.upgrade_over();
         self.notice(Notice::UpgradeFailed { words: words.to_owned(), took });
+    }
+
+    /// It is not waited for any more; says how long it took.
+    fn upgrade_over(&mut self) -> Duration {
+        self.timers.cancel(Timer::Upgrade);
+        self.now - self.upgrading.began_at
     }
 }
 

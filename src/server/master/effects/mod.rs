@@ -140,6 +140,7 @@ impl Effects {
                 vec![supervisor::Event::ClientWaits]
             }
             Event::WorkerHungUp { id } => vec![supervisor::Event::WorkerHungUp { id }],
+            Event::WorkerGone { id } => self.worker_gone(id),
             Event::WorkerEnded { id, end } => self.worker_ended(id, end),
             Event::NewMaster { pid, what } => self.estate.hear(pid, what).into_iter().collect(),
             Event::NoNewMaster { why } => vec![supervisor::Event::UpgradeFailed { words: why }],

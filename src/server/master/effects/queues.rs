@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Bound;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use slog::info;
@@ -11,8 +11,11 @@ use super::{Effects, clone_fd};
 use crate::server::WorkerId;
 use crate::server::listener::slots;
 use crate::server::master::queues::Order;
+use crate::server::master::worker::Worker;
 use crate::server::message::ToWorker;
+use crate::server::scoreboard::WorkerState as State;
 use crate::sys::clock::Monotonic;
+use crate::sys::stream::is_readable;
 
 /// So many workers are sent at a time to look at a queue, and so often at most.
 const LOOKERS: usize = 16;
@@ -35,6 +38,31 @@ impl Effects {
                 info!(self.log, "a worker cannot stand in"; "worker" => worker.0, "for_slot" => slot.0, "why" => why);
                 self.queues.cannot_help(worker, now);
             }
+        }
+    }
+
+    /// Lets somebody look at the queues in place of a worker that is dead. A client that came a moment before that may
+    /// have woken it and nobody else, and would wait for the next client, or for a successor that may be long in coming.
+    /// One that is idle will do: it sleeps. Where all are busy, several are asked, and the first to be free goes.
+    pub(super) fn look_in_place_of(&self, dead: WorkerId) {
+        let Some(worker) = self.workers.get(&dead).filter(|worker| worker.ready) else {
+            return;
+        };
+        let mut shared = self.estate.listeners().iter().filter(|listener| listener.slot().is_none());
+        if !shared.any(|listener| is_readable(listener.as_fd())) {
+            return;
+        }
+        let others = self
+            .workers
+            .iter()
+            .filter(|(id, other)| **id != dead && other.ready && other.generation == worker.generation);
+        let is_idle = |other: &Worker| self.board.read(other.record).is_some_and(|record| record.state == State::Idle);
+        let idle = others.clone().find(|(_, other)| is_idle(other));
+        if idle.is_some_and(|(_, idle)| idle.order(&ToWorker::Look, &[])) {
+            return;
+        }
+        for (_, busy) in others.take(LOOKERS) {
+            busy.order(&ToWorker::Look, &[]);
         }
     }
 

@@ -53,6 +53,8 @@ impl Effects {
         let events = self.events.clone();
         running.on_birth(move |pid| drop(events.send(Event::WorkerBorn { id, pid })));
         let events = self.events.clone();
+        running.on_gone(move || drop(events.send(Event::WorkerGone { id })));
+        let events = self.events.clone();
         running.on_exit(move |end| {
             let end = end.map_err(|error| why_no_process(&error));
             let _ = events.send(Event::WorkerEnded { id, end });
@@ -88,12 +90,29 @@ impl Effects {
         Some(supervisor::Event::WorkerForked { id, pid })
     }
 
-    pub(super) fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, StartFailure>) -> Vec<supervisor::Event> {
-        let mut told = Vec::new();
-        // Its own words come before its end.
-        let last_messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
-        told.extend(last_messages.iter().filter_map(|message| self.said(id, message)));
+    /// Nobody is served by it any more; what becomes of its record and of its last request is seen to at its end.
+    pub(super) fn worker_gone(&mut self, id: WorkerId) -> Vec<supervisor::Event> {
+        let Some(worker) = self.workers.get(&id) else {
+            return Vec::new();
+        };
+        let last = self.board.read(worker.record).filter(|last| last.id == id);
+        let mut told = self.take_leave_of(id);
+        told.extend(last.filter(|last| last.requests > 0).map(|_| supervisor::Event::WorkerServed { id }));
+        told.push(supervisor::Event::WorkerGone { id });
+        told
+    }
+
+    /// A worker has ended: its own words come before that, and others take over what it would have served.
+    fn take_leave_of(&mut self, id: WorkerId) -> Vec<supervisor::Event> {
+        let messages = self.workers.get(&id).map(Worker::last_messages).unwrap_or_default();
+        let told = messages.iter().filter_map(|message| self.said(id, message)).collect();
         self.queues.leaves(id, Monotonic::now());
+        self.look_in_place_of(id);
+        told
+    }
+
+    pub(super) fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, StartFailure>) -> Vec<supervisor::Event> {
+        let mut told = self.take_leave_of(id);
         let mut served = false;
         if let Some(worker) = self.workers.remove(&id) {
             served = worker.ready;

@@ -36,6 +36,7 @@ impl Auditor {
             };
             assert_eq!((theirs.slot, theirs.generation), (ours.slot, ours.generation));
             let expected = match (ours.killed, ours.leaving, ours.ready) {
+                _ if ours.gone => WorkerState::Gone,
                 (Some(_), _, _) => WorkerState::Killed,
                 (None, Some(_), _) => WorkerState::Draining,
                 (None, None, Some(_)) => WorkerState::Ready,

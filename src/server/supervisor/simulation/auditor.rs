@@ -28,11 +28,16 @@ pub(super) struct Worker {
     /// Since when it is on its way out, and how long it has.
     pub(super) leaving: Option<(Duration, Duration)>,
     pub(super) killed: Option<Duration>,
+    /// It was ready, and has ended; how, is to be told.
+    pub(super) gone: bool,
 }
 
 impl Worker {
     /// By when its state is to change: by itself, or by a kill.
     pub(super) fn deadline(&self, policy: &Policy) -> Option<Duration> {
+        if self.gone {
+            return None;
+        }
         let limit = match (self.killed, self.leaving) {
             (Some(since), _) => return Some(since + policy.reap_timeout),
             (None, Some((since, limit))) => Some(since + limit),
@@ -43,7 +48,7 @@ impl Worker {
     }
 
     pub(super) fn is_seated(&self) -> bool {
-        self.leaving.is_none() && self.killed.is_none()
+        self.leaving.is_none() && self.killed.is_none() && !self.gone
     }
 }
 
@@ -118,7 +123,9 @@ impl Auditor {
         self.now = now;
         self.event = event.clone();
         let worker = match event {
-            Event::WorkerFailed { id, .. } | Event::WorkerExited { id, .. } => self.workers.get(id),
+            Event::WorkerFailed { id, .. } | Event::WorkerExited { id, .. } | Event::WorkerGone { id } => {
+                self.workers.get(id)
+            }
             _ => None,
         };
         self.consequences.hear(now, event, worker, self.standing);
@@ -134,6 +141,11 @@ impl Auditor {
             }
             Event::WorkerServed { id } => {
                 self.workers.entry(*id).and_modify(|worker| worker.served = true);
+            }
+            Event::WorkerGone { id } => {
+                if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_seated()) {
+                    worker.gone = worker.ready.is_some();
+                }
             }
             Event::ClientWaits => self.awaiting = false,
             Event::Sampled(load) => {
@@ -181,7 +193,9 @@ impl Auditor {
     }
 
     pub(super) fn read_notices(&mut self, actions: &[Action]) {
-        let failed = |action: &Action| matches!(action, Action::Notice(Notice::ReloadFailed { .. }));
+        let failed = |action: &Action| {
+            matches!(action, Action::Notice(Notice::ReloadFailed { .. } | Notice::ReloadCalledOff { .. }))
+        };
         self.reload_failed = actions.iter().any(failed);
     }
 
@@ -349,6 +363,7 @@ impl Auditor {
             end_by: None,
             leaving: None,
             killed: None,
+            gone: false,
         };
         self.workers.insert(id, worker);
         self.consequences.check_fork(slot, generation);
@@ -428,6 +443,7 @@ impl Auditor {
         let worker = self.workers.get_mut(&id).expect("killed a stranger");
         assert!(worker.killed.is_none(), "killed twice");
         let is_due = worker.deadline(&self.policy).is_some_and(|deadline| now >= deadline);
+        assert!(!worker.gone, "killed after its end");
         if why == KillReason::NotReady {
             self.consequences.not_ready(worker);
         }
@@ -437,11 +453,13 @@ impl Auditor {
                 let told = matches!(self.event, Event::WorkerFailed { .. });
                 worker.ready.is_none() && worker.leaving.is_none() && (told || is_due)
             }
-            KillReason::NotDrained => worker.leaving.is_some() && is_due,
+            KillReason::NotDrained => worker.leaving.is_some() && worker.end_by.is_none() && is_due,
             KillReason::Stuck => {
                 matches!(self.event, Event::WorkerStuck { .. }) && (worker.ready.is_some() || worker.leaving.is_some())
             }
-            KillReason::HungUp => worker.ready.is_some() && worker.leaving.is_none() && is_due,
+            KillReason::HungUp => {
+                worker.end_by.is_some() && (worker.ready.is_some() || worker.leaving.is_some()) && is_due
+            }
             KillReason::TemplateLost => !worker.forked,
             KillReason::BootFailed => !self.served,
             KillReason::AtOnce => self.quits > 1,

@@ -113,7 +113,7 @@ impl Consequences {
                     delays.push((*slot, failures.sum()));
                     check_delay(&self.policy.backoff, failures.sum(), *delay);
                 }
-                Action::Notice(Notice::ReloadFailed { .. }) => reload_ended = true,
+                Action::Notice(Notice::ReloadFailed { .. } | Notice::ReloadCalledOff { .. }) => reload_ended = true,
                 Action::Notice(Notice::ReloadQueued) => {
                     self.reload_queued = true;
                     self.reload_must_be_heard = false;
@@ -147,11 +147,15 @@ impl Consequences {
                 }
             }
             (Event::WorkerExited { .. }, None) => Some(Failure::Start),
-            (Event::WorkerExited { .. }, Some(_)) if worker.served => Some(Failure::DiedWell),
-            (Event::WorkerExited { .. }, Some(since)) => match self.now - since < self.policy.served_well_after {
-                true => Some(Failure::DiedYoung),
-                false => Some(Failure::DiedWell),
-            },
+            (Event::WorkerExited { .. } | Event::WorkerGone { .. }, Some(_)) if worker.served => {
+                Some(Failure::DiedWell)
+            }
+            (Event::WorkerExited { .. } | Event::WorkerGone { .. }, Some(since)) => {
+                match self.now - since < self.policy.served_well_after {
+                    true => Some(Failure::DiedYoung),
+                    false => Some(Failure::DiedWell),
+                }
+            }
             _ => None,
         }
     }

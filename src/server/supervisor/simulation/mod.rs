@@ -88,6 +88,7 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "AwaitClient",
         "Notice(Reloaded",
         "Notice(ReloadFailed",
+        "Notice(ReloadCalledOff",
         "Notice(ReloadQueued",
         "Notice(Paused",
         "Notice(Resumed",
@@ -106,6 +107,7 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Leave(BootFailed",
         "Leave(Replaced",
         "Notice(UpgradeFailed",
+        "Notice(UpgradeCalledOff",
         "Notice(Ignored",
     ];
     for what in awaited {

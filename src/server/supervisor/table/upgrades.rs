@@ -40,6 +40,8 @@ pub(in crate::server::supervisor) enum UpgradeStep {
     /// It has failed, and this master stays.
     Fail,
     /// The same, and the new master is killed.
+    GiveUp,
+    /// The new master is killed, because this one leaves.
     CallOff,
 }
 
@@ -53,7 +55,8 @@ pub(in crate::server::supervisor) fn upgrade(phase: Phase, upgrade: Upgrade, cue
         (_,         Asked) if !phase.is_leaving()   => (upgrade,   UpgradeStep::Ignore),
         (UnderWay,  Ready(pid))                     => (Done,      UpgradeStep::HandOver(pid)),
         (UnderWay,  Lost)                           => (Idle,      UpgradeStep::Fail),
-        (UnderWay,  Late | Ending)                  => (CalledOff, UpgradeStep::CallOff),
+        (UnderWay,  Late)                           => (CalledOff, UpgradeStep::GiveUp),
+        (UnderWay,  Ending)                         => (CalledOff, UpgradeStep::CallOff),
         (CalledOff, Lost)                           => (Idle,      UpgradeStep::Nothing),
         (_,         _)                              => (upgrade,   UpgradeStep::Nothing),
     }

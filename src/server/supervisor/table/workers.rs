@@ -12,6 +12,8 @@ pub(in crate::server::supervisor) enum Report {
     Ready,
     /// It has closed its socket.
     HungUp,
+    /// Its process has ended, and nobody can tell yet how.
+    Gone,
     /// It is long over its hard deadline.
     Stuck,
     /// Its service said no; it leaves by itself.
@@ -30,6 +32,8 @@ pub(in crate::server::supervisor) enum Report {
     Served,
     /// Its timer ran out.
     Late,
+    /// The time in which its end should have been told, after it had closed its socket, ran out.
+    Unreported,
     /// Its timer ran out, and its template has not even told its pid.
     LateUnborn,
     Exited {
@@ -63,6 +67,8 @@ pub(in crate::server::supervisor) enum WorkerStep {
     KillHungUp,
     /// Its template is stuck, and neither forks nor reaps: give that up, and with it all it has not forked.
     BlameTemplate,
+    /// It serves nobody any more, and its seat is free; its end is still to be told.
+    Bereave,
     /// It is gone, and its start has failed.
     BuryUnready,
     /// It is gone, and had served.
@@ -82,21 +88,26 @@ pub(in crate::server::supervisor) fn report(state: WorkerState, report: &Report)
         // The worker's own socket may be read before the template's: ready may come before forked.
         (W::Asked | W::Starting,      Ready)                            => WorkerStep::Serve,
         (W::Asked | W::Starting,      Refused { .. })                   => WorkerStep::Dismiss,
-        (W::Asked | W::Starting,      Late)                             => WorkerStep::GiveUp,
-        // One that is ready is late only if it has hung up.
+        (W::Asked | W::Starting,      Late | Unreported)                => WorkerStep::GiveUp,
         (W::Asked | W::Ready | W::Draining, LateUnborn)                 => WorkerStep::BlameTemplate,
         (W::Draining,                 Late)                             => WorkerStep::Kill,
         (W::Asked | W::Starting | W::Ready | W::Draining, HungUp)       => WorkerStep::AwaitEnd,
-        (W::Ready,                    Late)                             => WorkerStep::KillHungUp,
+        (W::Ready | W::Draining,      Unreported)                       => WorkerStep::KillHungUp,
+        // While it serves, time is up for nothing.
+        (W::Ready,                    Late)                             => WorkerStep::Ignore,
         (W::Ready | W::Draining,      Stuck)                            => WorkerStep::KillStuck,
         (W::Asked | W::Starting | W::Killed, Stuck)                     => WorkerStep::Ignore,
         // A killed process ends, so it is its parent that does not reap.
-        (W::Killed,                   Late | LateUnborn)                => WorkerStep::BlameTemplate,
+        (W::Killed,                   Late | LateUnborn | Unreported)   => WorkerStep::BlameTemplate,
+        (W::Ready,                    Gone)                             => WorkerStep::Bereave,
+        // How it ended is worth the wait where nobody else waits, or a delay comes anyway.
+        (W::Asked | W::Starting | W::Draining | W::Killed, Gone)        => WorkerStep::Ignore,
         (W::Asked | W::Starting | W::Ready,  Served)                    => WorkerStep::NoteServed,
         (W::Draining | W::Killed,     Served)                           => WorkerStep::Ignore,
         (W::Asked | W::Starting,      NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryUnready,
         (W::Ready,                    NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::BuryServing,
-        (W::Draining | W::Killed,     NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::Bury,
+        (W::Draining | W::Killed | W::Gone, NoProcess { .. } | Shortage { .. } | Exited { .. }) => WorkerStep::Bury,
+        (W::Gone,                     _)                                => WorkerStep::Ignore,
         (W::Ready | W::Draining | W::Killed, Ready | Refused { .. })    => WorkerStep::Ignore,
         (W::Killed,                   HungUp)                           => WorkerStep::Ignore,
         // Whoever starts is born.

@@ -169,6 +169,13 @@ fn boot_failed(words: &str) -> Action {
     Action::Leave(Outcome::BootFailed { words: words.into() })
 }
 
+fn reload_called_off(actions: &[Action]) -> Option<&str> {
+    actions.iter().find_map(|action| match action {
+        Action::Notice(Notice::ReloadCalledOff { words, .. }) => Some(words.as_str()),
+        _ => None,
+    })
+}
+
 fn reload_failed(actions: &[Action]) -> Option<&str> {
     actions.iter().find_map(|action| match action {
         Action::Notice(Notice::ReloadFailed { words, .. }) => Some(words.as_str()),

@@ -170,7 +170,8 @@ fn draining_the_workers_in_a_roll_takes_the_roll_back() {
     bench.take();
     bench.signal(Signal::DrainWorkers);
     let actions = bench.take();
-    assert!(reload_failed(&actions).is_some());
+    assert_eq!(reload_called_off(&actions), Some("the workers were drained in the middle of it"));
+    assert_eq!(reload_failed(&actions), None, "it is said once, and is nobody's fault");
     assert!(actions.contains(&drain(1)) && actions.contains(&drain(2)));
 }
 

@@ -120,6 +120,48 @@ fn a_template_that_does_not_reap_a_worker_which_hung_up_is_replaced() {
 }
 
 #[test]
+fn a_slot_is_filled_as_soon_as_its_worker_is_gone_and_its_end_is_told_once() {
+    let mut bench = Bench::serving(2);
+    bench.tell(Event::WorkerGone { id: WorkerId(1) });
+    assert_eq!(bench.asked(), [fork(3, 0, 1)]);
+    bench.tell(Event::WorkerGone { id: WorkerId(1) });
+    bench.ready(3);
+    bench.wait(20 * SECOND);
+    assert_eq!(bench.asked(), [], "nobody is blamed for it");
+    bench.exits(1, Exit::Unknown);
+    let ends = |action: &Action| matches!(action, Action::Notice(Notice::WorkerExited { was: WorkerState::Gone, .. }));
+    assert_eq!(bench.take().iter().filter(|action| ends(action)).count(), 1);
+    assert_eq!(bench.state(3), Some(WorkerState::Ready));
+}
+
+#[test]
+fn one_that_is_gone_young_delays_its_slot_once() {
+    let mut bench = Bench::serving(1);
+    bench.exits(1, Exit::Signal(9));
+    bench.ready(2);
+    bench.take();
+    bench.tell(Event::WorkerGone { id: WorkerId(2) });
+    bench.exits(2, Exit::Unknown);
+    let delays = |action: &Action| matches!(action, Action::Notice(Notice::SlotDelayed { .. }));
+    let actions = bench.take();
+    assert_eq!(actions.iter().filter(|action| delays(action)).count(), 1, "{actions:?}");
+    bench.wait(SECOND);
+    assert_eq!(bench.asked(), [fork(3, 0, 1)]);
+}
+
+#[test]
+fn a_stop_waits_for_the_word_of_how_the_gone_have_ended() {
+    let mut bench = Bench::serving(1);
+    bench.tell(Event::WorkerGone { id: WorkerId(1) });
+    bench.signal(Signal::Quit);
+    bench.signal(Signal::Quit);
+    bench.exits(2, Exit::Signal(9));
+    assert!(!bench.asked().iter().any(|action| matches!(action, Action::Leave(_))));
+    bench.exits(1, Exit::Unknown);
+    assert!(bench.asked().iter().any(|action| matches!(action, Action::Leave(_))));
+}
+
+#[test]
 fn a_worker_that_hung_up_and_is_reaped_at_once_costs_nobody_anything() {
     let mut bench = Bench::serving(2);
     bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
@@ -291,7 +333,7 @@ fn a_worker_that_hung_up_has_no_more_time_because_it_is_drained_after_that() {
     bench.signal(Signal::Fewer);
     assert_eq!(bench.asked(), [drain(2)]);
     bench.wait(2 * SECOND);
-    assert_eq!(bench.asked(), [kill(2, KillReason::NotDrained)]);
+    assert_eq!(bench.asked(), [kill(2, KillReason::HungUp)]);
 }
 
 #[test]

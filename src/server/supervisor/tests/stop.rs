@@ -22,6 +22,34 @@ fn a_stop_shuts_the_gate_serves_the_queue_drains_then_kills_and_leaves_when_nobo
 }
 
 #[test]
+fn whoever_has_drained_and_is_not_reaped_is_not_said_to_have_missed_its_time() {
+    let mut bench = Bench::serving(2);
+    bench.stop();
+    bench.nobody_waits();
+    bench.take();
+    bench.tell(Event::WorkerHungUp { id: WorkerId(1) });
+    bench.wait(2 * SECOND);
+    assert_eq!(bench.asked(), [kill(1, KillReason::HungUp)]);
+    bench.wait(30 * SECOND - 2 * SECOND - 11 * MS);
+    assert!(bench.asked().contains(&close(1)), "the template does not reap");
+    bench.wait(MS);
+    assert_eq!(bench.asked(), [kill(2, KillReason::NotDrained)]);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_reload_calls_it_off() {
+    for signal in [Signal::Stop, Signal::DrainWorkers] {
+        let mut bench = Bench::serving(1);
+        bench.signal(Signal::Reload);
+        bench.take();
+        bench.signal(signal);
+        let actions = bench.take();
+        assert!(reload_called_off(&actions).is_some());
+        assert_eq!(reload_failed(&actions), None, "whether the old generation stays is another matter");
+    }
+}
+
+#[test]
 fn readiness_goes_the_drain_delay_before_the_gate_and_the_workers_serve_on() {
     let mut bench = Bench::with(Policy { workers: 1, drain_delay: 5 * SECOND, ..Policy::default() });
     bench.tell(Event::Boot);

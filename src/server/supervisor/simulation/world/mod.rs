@@ -28,6 +28,8 @@ enum Happening {
     /// It closes its socket; it may end soon, or never.
     HangsUp(WorkerId),
     Dies(WorkerId, Exit),
+    /// It has ended before, and now somebody has reaped it.
+    Reaped(WorkerId),
     NeverBorn(WorkerId, StartFailure),
     /// The queues have been looked at.
     Looked,
@@ -124,6 +126,7 @@ impl World {
             Happening::Sticks(id) => vec![Event::WorkerStuck { id }],
             Happening::HangsUp(id) => self.hangs_up(now, id),
             Happening::Dies(id, exit) => self.dies(now, id, exit),
+            Happening::Reaped(id) => vec![Event::WorkerExited { id, exit: Exit::Unknown, words: None }],
             Happening::NeverBorn(id, cause) => match self.processes.remove(&id) {
                 Some(_) => vec![Event::WorkerFailed { id, cause }],
                 None => Vec::new(),

@@ -149,10 +149,16 @@ impl World {
             true => exit,
             false => Exit::Unknown,
         };
-        self.plan_echo(now, id, exit);
         let served = process.ready && self.random.below(4) == 0;
-        let words = None;
-        let ended = Event::WorkerExited { id, exit, words };
+        let ended = if exit == Exit::Unknown && self.random.below(2) == 0 {
+            // Whoever has it now is slow to reap it.
+            let then = now + MS * self.random.below(1_000);
+            self.plan(then, Happening::Reaped(id));
+            Event::WorkerGone { id }
+        } else {
+            self.plan_echo(now, id, exit);
+            Event::WorkerExited { id, exit, words: None }
+        };
         if served { vec![Event::WorkerServed { id }, ended] } else { vec![ended] }
     }
 
