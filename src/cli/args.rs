@@ -108,8 +108,8 @@ struct ServerArgs {
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     request_kill_after: Option<String>,
 
-    /// How long an open connection may stay idle between two requests, with a unit; 1ms to 1day, or
-    /// `off` (also `0`) for no limit [default: 60s]
+    /// How long an open connection may stay idle between two requests, or its client take nothing of an
+    /// answer without a deadline; with a unit, 1ms to 1day, or `off` (also `0`) for no limit [default: 60s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     idle_timeout: Option<String>,
 

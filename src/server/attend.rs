@@ -103,7 +103,10 @@ impl<S: Service> Attendant<S> {
             Ok(Fill::Eof) => self.serve_all(conn, begun, false),
             Err(error) => {
                 match begun {
-                    Some(request) if self.is_client_gone(&error, conn) => self.count_abort(conn, request),
+                    Some(request) if self.is_client_gone(&error, conn) => {
+                        self.count_request();
+                        self.count_abort(conn, request);
+                    }
                     _ => self.report(&error, conn),
                 }
                 Outcome::Close
@@ -146,10 +149,20 @@ impl<S: Service> Attendant<S> {
             Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
             Phase::Idle if self.draining => self.last_chance,
             Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
-            Phase::Partial(request) | Phase::Sending(Sending { request, .. }) => request.due,
+            Phase::Partial(request) => request.due.or_else(|| self.orphans_due()),
+            // Without a deadline, a client that takes nothing more is idle as well.
+            Phase::Sending(Sending { request, .. }) => request
+                .due
+                .or_else(|| self.orphans_due())
+                .or_else(|| self.config.idle_timeout.map(|span| self.now.after(span))),
             Phase::Lingering { .. } if self.orphaned => Some(self.now.after(ORPHANS_LINGER_TIME)),
             Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
         }
+    }
+
+    /// Nobody ends a worker without a master, so it waits for no client without end.
+    fn orphans_due(&self) -> Option<Monotonic> {
+        self.orphaned.then(|| self.now.after(LINGER_TIME))
     }
 
     fn is_last_chance_over(&self) -> bool {
@@ -185,8 +198,9 @@ impl<S: Service> Attendant<S> {
 
         let served = self.call_service(conn, request);
         let mut then = what_then(served.next(), conn);
-        let is_over = matches!(then, Then::NextRequest | Then::Close);
-        let mut aborted = served == Served::ClientLeft || is_over && self.has_client_left(conn, request, served.next());
+        let is_answered = !then.is_in_request();
+        let mut aborted =
+            served == Served::ClientLeft || is_answered && self.has_client_left(conn, request, served.next());
         let mut unsent = false;
         if !self.may_wait_for_more(conn, then) {
             match conn.try_flush() {
@@ -200,6 +214,7 @@ impl<S: Service> Attendant<S> {
                 }
             }
         }
+        let is_over = is_answered || then == Then::Close;
 
         self.deadlines.end();
         if is_over {
@@ -226,8 +241,7 @@ impl<S: Service> Attendant<S> {
         }
         self.record.set_label(b"");
         if is_over {
-            self.requests += 1;
-            self.record.set_requests(self.requests);
+            self.count_request();
         }
         match then {
             // It is late, which is told, and nobody waits for the client any more.
@@ -240,6 +254,11 @@ impl<S: Service> Attendant<S> {
             Then::RestOfAnswer => ControlFlow::Break(Outcome::Sending(Sending { request, then, aborted })),
             Then::Close => ControlFlow::Break(Outcome::Close),
         }
+    }
+
+    fn count_request(&mut self) {
+        self.requests += 1;
+        self.record.set_requests(self.requests);
     }
 
     /// Whether what is written may wait for the answer to the next request, which has come already.

@@ -52,7 +52,7 @@ pub struct Config {
     /// How long after its deadline a request that cannot be interrupted may still run, before it takes its worker
     /// with it; at zero every deadline kills at once. Default: 5 s.
     pub request_kill_after: Duration,
-    /// How long a parked connection may stay idle; `None` is without end. Default: 60 s.
+    /// How long a parked connection may stay idle, or its client take nothing of an answer that has no deadline; `None` is without end. Default: 60 s.
     pub idle_timeout: Option<Duration>,
     /// How long a worker may take from its fork to its readiness; less than 1 ms is taken for 1 ms. Default: 30 s.
     pub start_timeout: Duration,

@@ -77,6 +77,13 @@ pub(super) enum Then {
     Close,
 }
 
+impl Then {
+    /// Whether its request is not over.
+    pub(super) fn is_in_request(self) -> bool {
+        matches!(self, Self::RestOfRequest | Self::RestOfAnswer)
+    }
+}
+
 /// Names one parked connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {

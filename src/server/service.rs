@@ -86,8 +86,8 @@ pub trait Service: Sized + 'static {
     /// The worker leaves with this error as its last report to the master.
     fn start(preload: &'static Self::Preload, cx: &WorkerCx) -> Result<Self>;
 
-    /// Answers one request. It is called when at least one byte of the request is in
-    /// [`Conn::buffer`], and may wait for the rest or, better, consume nothing and return
+    /// Answers one request. It is called when at least one byte of the request is in [`Conn::buffer`] (and again, with more
+    /// or nothing there, after [`Next::More`] and [`Next::Room`], or when the client's time or bytes are at their end), and may wait for the rest or, better, consume nothing and return
     /// [`Next::Park`]: then it is called again when more has come, and a slow sender holds nobody up. A long request is
     /// taken piece by piece in the same way, with [`Next::More`].
     ///

@@ -220,12 +220,10 @@ impl<S: Service> Worker<S> {
         }
         for key in self.parked.keys() {
             self.revisit(key);
-            // Those that wait for a request have a moment more from now on, and without a master so have those that linger.
+            // Those that wait for a request have a moment more from now on, and without a master so have all others.
             match self.parked.get(key).map(|guest| guest.phase) {
                 Some(phase @ (Phase::Fresh | Phase::Idle)) => self.parked.set_due(key, self.attendant.due(phase)),
-                Some(phase @ Phase::Lingering { .. }) if orphaned => {
-                    self.parked.set_due(key, self.attendant.due(phase));
-                }
+                Some(phase) if orphaned => self.parked.set_due(key, self.attendant.due(phase)),
                 _ => {}
             }
         }

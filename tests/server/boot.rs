@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::fixtures::Orders;
-use crate::support::processes::eventually;
+use crate::support::processes::{eventually, is_free};
 use crate::support::{Launch, Server};
 
 pub fn tests() -> Vec<Trial> {
@@ -95,7 +95,7 @@ fn a_boot_that_failed_leaves_the_port_free() {
     let address = serde_json::from_str::<serde_json::Value>(line).expect("JSON")["address"].to_string();
     let address = address.trim_matches('"');
     assert!(TcpStream::connect(address).is_err());
-    TcpListener::bind(address).expect("the port is free");
+    assert!(is_free(address), "the port is free");
 }
 
 fn stop_in_the_middle_of(moment: &str) {

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::TcpListener;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use crate::support::load::Load;
-use crate::support::processes::{children, descriptors, eventually, is_alive, maps_of};
+use crate::support::processes::{children, descriptors, eventually, is_alive, is_free, maps_of};
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -127,7 +126,7 @@ fn invariant_3_a_subprocess_holds_no_socket_and_outlives_the_server_without_its_
     assert_eq!(server.wait().code(), Some(0));
     server.log.await_end();
     assert_eq!(server.processes(), [pid]);
-    TcpListener::bind(&address).expect("the port is free");
+    assert!(is_free(&address), "the port is free");
     assert!(is_alive(pid));
     signal_process(pid, Signal::SIGKILL);
 }

@@ -12,6 +12,9 @@ impl<S: Service> Attendant<S> {
             Ok(false) => return Outcome::Nothing,
             Ok(true) => {}
             Err(error) => {
+                if sending.then.is_in_request() {
+                    self.count_request();
+                }
                 if !sending.aborted && self.is_client_gone(&error, conn) {
                     self.record.set_label(&conn.take_label().unwrap_or_default());
                     self.count_abort(conn, sending.request);
@@ -43,7 +46,7 @@ impl<S: Service> Attendant<S> {
                 self.time_out(conn, sending.request);
                 return Outcome::Close;
             }
-            Then::RestOfAnswer => {}
+            Then::RestOfAnswer => self.count_request(),
             // A last look: a worker that was long busy has not seen how the client went on reading.
             Then::NextRequest | Then::Close => match self.send_on(conn, sending) {
                 Outcome::Nothing => {}

@@ -130,6 +130,7 @@ fn what_a_client_does_not_take_is_kept_up_to_a_mebibyte_without_waiting() {
         conn.write_all(piece).unwrap();
     }
     assert!(!conn.try_flush().unwrap());
+    assert_eq!(conn.write(b"").unwrap(), 0);
     let mut spare = Buffers::default();
     conn.return_buffers(&mut spare);
     assert!(conn.output.capacity() < conn.unsent() + 4096, "no more memory than bytes");

@@ -97,6 +97,9 @@ impl Conn {
 
     /// Keeps what is much, after what was written before it; at least one byte of it.
     fn write_much(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
         let all_is_sent = self.try_flush()?;
         if all_is_sent && bytes.len() > MUCH {
             self.begin_response();

@@ -94,7 +94,8 @@ impl<S: Service> Worker<S> {
                         return self.close(key);
                     }
                 }
-                if outcome != Outcome::Nothing {
+                // A client that takes a part of its answer is not idle.
+                if outcome != Outcome::Nothing || matches!(phase, Phase::Sending(_)) {
                     self.parked.set_due(key, self.attendant.due(phase));
                 }
             }

@@ -38,6 +38,13 @@ impl Service for Lines {
             conn.write_all(b"late\n")?;
             return Ok(Next::Close);
         }
+        if conn.take_state::<Flood>().is_some() {
+            while conn.has_room() {
+                conn.write_all(&[b'x'; 4096])?;
+            }
+            conn.keep_state(Flood);
+            return Ok(Next::Room);
+        }
         if !conn.buffer().contains(&b'\n') {
             if conn.buffer().starts_with(b"soon") {
                 cx.deadline(Duration::from_millis(50))?;
@@ -61,6 +68,11 @@ impl Service for Lines {
             "spin" => loop {
                 std::hint::spin_loop();
             },
+            // Answers without end.
+            "flood" => {
+                conn.keep_state(Flood);
+                Ok(Next::Room)
+            }
             // Holds the worker until the client sends one line more.
             "hold" => {
                 let released = conn.read_line(80)?;
@@ -71,6 +83,9 @@ impl Service for Lines {
         }
     }
 }
+
+/// An answer without end is under way.
+struct Flood;
 
 /// A worker in a thread of this process, and the master's end of its socket.
 struct TestWorker {

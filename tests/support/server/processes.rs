@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -98,4 +99,22 @@ pub fn within(limit: Duration, what: &str, holds: impl Fn() -> bool) -> Duration
         std::thread::sleep(Duration::from_millis(1));
     }
     began.elapsed()
+}
+
+/// Whether nobody listens at a port. It may have become the own port of some other program's client meanwhile, which cannot be
+/// told from its bind(2) alone.
+pub fn is_free(address: &str) -> bool {
+    let address: SocketAddr = address.parse().expect("an IP address");
+    TcpListener::bind(address).is_ok() || !is_listened_at(address.port())
+}
+
+fn is_listened_at(port: u16) -> bool {
+    let listens = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, _, state) = (fields.next(), fields.next(), fields.next());
+        local.is_some_and(|local| local.ends_with(&format!(":{port:04X}"))) && state == Some("0A")
+    };
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .any(|table| fs::read_to_string(table).expect("the kernel's table").lines().any(listens))
 }

@@ -64,3 +64,13 @@ fn an_idle_connection_is_closed_in_time() {
     served.sees_the_end();
     fresh.sees_the_end();
 }
+
+#[test]
+fn without_a_deadline_a_client_that_takes_nothing_is_idle() {
+    let timeout = Duration::from_millis(50);
+    let worker = TestWorker::start(WorkerConfig { idle_timeout: Some(timeout), ..config() });
+    let mut client = worker.client();
+    assert_eq!(client.ask("flood"), "flood\n");
+    worker.ask_to_drain();
+    worker.ends_well();
+}

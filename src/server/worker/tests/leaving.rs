@@ -32,6 +32,17 @@ fn a_worker_whose_master_is_gone_leaves() {
 }
 
 #[test]
+fn a_worker_whose_master_is_gone_waits_for_no_client_without_end() {
+    let worker = TestWorker::start(WorkerConfig { idle_timeout: None, ..config() });
+    let (mut reader, mut writer) = (worker.client(), worker.client());
+    assert_eq!(reader.ask("flood"), "flood\n");
+    assert_eq!(writer.ask("one"), "one\n");
+    writer.send("the beginning of");
+    drop(worker.master);
+    worker.thread.join().unwrap().unwrap();
+}
+
+#[test]
 fn draining_serves_what_is_in_hand_and_what_has_come() {
     let worker = TestWorker::start(config());
     let (mut parked, mut partial) = (worker.client(), worker.client());
