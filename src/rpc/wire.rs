@@ -11,6 +11,9 @@
 //! | 2 | how many descriptors the message has, beside that file |
 //! | 8 | the call that it is about: its place, its generation; 0 if it is about none |
 //! | 8 | the length of the message in bytes |
+//!
+//! A datagram names each lane at most once, and has one memory file at most: so what it makes its receiver keep is bounded
+//! by all lanes and one longest message, however many frames it holds.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -123,7 +126,14 @@ pub(super) fn split(
     lanes: &mut Arrivals,
     frames: &mut impl Extend<Frame>,
 ) -> Result<(), Broken> {
-    let mut reader = Reader { fds: datagram.fds.into_iter(), lost: datagram.lost_descriptors, limit, lanes };
+    let mut reader = Reader {
+        fds: datagram.fds.into_iter(),
+        lost: datagram.lost_descriptors,
+        limit,
+        lanes,
+        emptied: Vec::new(),
+        has_file: false,
+    };
     let mut at = 0;
     while at < bytes.len() {
         let (frame, next) = reader.take_frame(bytes, at)?;
@@ -143,6 +153,10 @@ struct Reader<'a> {
     lost: bool,
     limit: u64,
     lanes: &'a mut Arrivals,
+    /// The lanes that this datagram has named.
+    emptied: Vec<u32>,
+    /// A message of this datagram is in a memory file.
+    has_file: bool,
 }
 
 impl Reader<'_> {
@@ -167,6 +181,9 @@ impl Reader<'_> {
                 Ok(length) if length <= body.len() => (Message::Inline(start..start + length), start + length),
                 _ => return Err(Broken(format!("a message was cut: {} of {length} bytes", body.len()))),
             },
+            1 if std::mem::replace(&mut self.has_file, true) => {
+                return Err(Broken("a second memory file came in one datagram".to_owned()));
+            }
             1 => match self.fds.next() {
                 Some(file) => (read_file(file, length, self.limit)?, start),
                 None if self.lost => (Message::Lost, start),
@@ -198,6 +215,11 @@ impl Reader<'_> {
                 None => return Err(Broken("a new lane came without its file".to_owned())),
             }
         }
+        // Its sender cannot know yet that it was emptied.
+        if self.emptied.contains(&number) {
+            return Err(Broken(format!("lane {number} came twice in one datagram")));
+        }
+        self.emptied.push(number);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.lanes.unload(number, length).map(Message::Long)
     }
@@ -226,6 +248,8 @@ pub(super) struct Batch {
     fds: Vec<OwnedFd>,
     /// The messages in lanes; the files of new ones are in `fds`.
     loaded: Vec<Loaded>,
+    /// A message of it is in a memory file.
+    has_file: bool,
     weight: u64,
     /// The number of the last call in it, counted from 1 in the order of submission; 0 if it has none.
     pub(super) last_call: u64,
@@ -252,9 +276,11 @@ impl Outbox {
             Body::Lane(loaded) if loaded.file().is_some() => (3, size_of::<u32>(), 1),
             Body::Lane(_) => (2, size_of::<u32>(), 0),
         };
+        let is_file = matches!(body, Body::File(_));
         let fits = |batch: &Batch| {
             batch.bytes.len() + HEADER + inline <= PACKED
                 && batch.fds.len() + fds.len() + file <= seqpacket::MAX_DESCRIPTORS
+                && !(is_file && batch.has_file)
         };
         if !self.queue.back().is_some_and(fits) {
             self.queue.push_back(Batch::default());
@@ -268,7 +294,10 @@ impl Outbox {
         batch.bytes.extend_from_slice(&length.to_le_bytes());
         match body {
             Body::Inline(bytes) => batch.bytes.extend_from_slice(&bytes),
-            Body::File(file) => batch.fds.push(file),
+            Body::File(file) => {
+                batch.fds.push(file);
+                batch.has_file = true;
+            }
             Body::Lane(mut loaded) => {
                 batch.bytes.extend_from_slice(&loaded.number().to_le_bytes());
                 batch.fds.extend(loaded.take_file());
@@ -432,6 +461,35 @@ mod tests {
         let (pipe, _writer) = std::io::pipe().expect("a pipe");
         assert!(of(&new(5), vec![pipe.into()]).1.is_err());
         assert!(of(&[new(5), new(5)].concat(), vec![file(), file()]).1.is_err(), "one number is one lane");
+    }
+
+    #[test]
+    fn however_many_frames_a_datagram_holds_it_makes_nobody_keep_more_than_its_lanes_and_one_file() {
+        let lane = || Lane::create(1 << 19).expect("a lane").1;
+        let (new, again) = (frame(4, 3, 0, 1 << 19, &[7, 0, 0, 0]), frame(4, 2, 0, 1 << 19, &[7, 0, 0, 0]));
+        let many = [new.clone(), again.repeat(2_700)].concat();
+        let (frames, end) = of(&many, vec![lane()]);
+        assert_eq!(frames.len(), 1);
+        assert!(end.is_err_and(|Broken(words)| words == "lane 7 came twice in one datagram"));
+        // In the next datagram it may come again.
+        let mut lanes = Arrivals::default();
+        for (bytes, fds) in [(new, vec![lane()]), (again, Vec::new())] {
+            let datagram = seqpacket::Datagram { fds, lost_descriptors: false };
+            split(&bytes, datagram, LIMIT, &mut lanes, &mut Vec::new()).expect("once in each");
+        }
+
+        let file = || memfd::seal(b"12345").expect("a file");
+        let (frames, end) = of(&frame(4, 1, 0, 5, b"").repeat(2), vec![file(), file()]);
+        assert_eq!(frames.len(), 1);
+        assert!(end.is_err_and(|Broken(words)| words.contains("a second memory file")));
+        let mut outbox = Outbox::default();
+        for _ in 0..3 {
+            let message = Encoded { length: 5, body: Body::File(file()), fds: Vec::new() };
+            outbox.push(Kind::Call, CallId::default(), message, 1);
+            outbox.push(Kind::Call, CallId::default(), Encoded::default(), 1);
+        }
+        let batches: Vec<Batch> = std::iter::from_fn(|| outbox.pop()).collect();
+        assert_eq!(batches.iter().map(|batch| batch.fds.len()).collect::<Vec<_>>(), [1, 1, 1]);
     }
 
     proptest! {

@@ -3,7 +3,8 @@
 //!
 //! Two pages of the kernel's own are not needed, nor is a system call: the sender copies a message in, the receiver copies
 //! it out and says so in the first word. Nothing that the other side writes there is believed: at worst a message is
-//! garbled, as if its sender had sent garbage. The length is sealed, so no access can fault.
+//! garbled, as if its sender had sent garbage. The length is sealed, and there is always memory behind it, so no access can
+//! fault: huge pages, of which there may be none left (memfd_create(2), MFD_HUGETLB), are refused.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::shared::{self, Access, Mapping, PAGE};
 
@@ -36,11 +38,14 @@ impl Lane {
     /// Opens a lane of somebody who is not to be trusted, for messages of at most so many bytes.
     ///
     /// # Errors
-    /// It is no memory file, may change its length, or is longer than that.
+    /// It is no memory file of ordinary pages, may change its length, or is longer than that.
     pub(crate) fn open(file: &OwnedFd, longest: u64) -> io::Result<Lane> {
         let sealed = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
         if !sealed.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its length is not sealed"));
+        }
+        if fstatfs(file)?.filesystem_type() != TMPFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its pages are no ordinary memory"));
         }
         let length = u64::try_from(fstat(file)?.st_size).unwrap_or(u64::MAX);
         let most = longest.next_multiple_of(PAGE as u64).saturating_add(PAGE as u64);
@@ -97,6 +102,9 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::unistd::ftruncate;
+
     use super::*;
     use crate::sys::memfd;
 
@@ -128,11 +136,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_may_change_its_length_is_refused() {
+    fn a_file_that_may_change_its_length_or_is_of_huge_pages_is_refused() {
         let file: OwnedFd = tempfile::tempfile().expect("a file").into();
         assert!(Lane::open(&file, 1 << 20).is_err());
         let (pipe, _writer) = io::pipe().expect("a pipe");
         assert!(Lane::open(&pipe.into(), 1 << 20).is_err());
+        // A kernel without huge pages makes none (EINVAL, ENOSYS), and so does no sender.
+        if let Ok(huge) = memfd_create("huge", MFdFlags::MFD_HUGETLB | MFdFlags::MFD_ALLOW_SEALING) {
+            ftruncate(&huge, 2 << 20).expect("a length");
+            let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+            fcntl(&huge, FcntlArg::F_ADD_SEALS(seals)).expect("sealed");
+            let why = Lane::open(&huge, 4 << 20).expect_err("refused").to_string();
+            assert_eq!(why, "its pages are no ordinary memory");
+        }
         let too_short = memfd::seal(b"short").expect("a memory file");
         assert!(Lane::open(&too_short, 1 << 20).is_err());
     }
