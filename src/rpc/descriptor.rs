@@ -1,8 +1,9 @@
 //! Descriptors inside messages.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::LocalKey;
 
 use serde::de::{Error as _, Visitor};
 use serde::ser::Error as _;
@@ -53,11 +54,32 @@ impl AsFd for Descriptor {
 
 thread_local! {
     /// Those of the message that is being written on this thread.
-    static LEAVING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static LEAVING: Place<Vec<OwnedFd>> = const { RefCell::new(None) };
     /// Those of the message that is being read on this thread, until they are taken.
-    static ARRIVED: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
+    static ARRIVED: Place<Vec<Option<OwnedFd>>> = const { RefCell::new(None) };
     /// Messages on this thread are made up.
-    static IMAGINING: Cell<bool> = const { Cell::new(false) };
+    static IMAGINING: Place<()> = const { RefCell::new(None) };
+}
+
+/// Where something lies while a message is written or read.
+type Place<T> = RefCell<Option<T>>;
+
+/// Puts something there, and back what lay there before, even if the user's code panics meanwhile.
+struct Lent<T: 'static> {
+    place: &'static LocalKey<Place<T>>,
+    outer: Option<T>,
+}
+
+impl<T> Lent<T> {
+    fn new(place: &'static LocalKey<Place<T>>, inner: T) -> Lent<T> {
+        Lent { place, outer: place.replace(Some(inner)) }
+    }
+}
+
+impl<T> Drop for Lent<T> {
+    fn drop(&mut self) {
+        self.place.replace(self.outer.take());
+    }
 }
 
 /// What serde knows it by.
@@ -95,7 +117,7 @@ impl<'de> Visitor<'de> for Arriving {
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Descriptor, D::Error> {
         let place = u32::deserialize(deserializer)? as usize;
-        if IMAGINING.get() {
+        if IMAGINING.with_borrow(Option::is_some) {
             let (reader, _) = std::io::pipe().map_err(D::Error::custom)?;
             return Ok(Descriptor::from(reader));
         }
@@ -109,30 +131,29 @@ impl<'de> Visitor<'de> for Arriving {
 
 /// Runs `read`, which may read messages from made-up values: descriptors are made up too.
 pub(super) fn imagine<T>(read: impl FnOnce() -> T) -> T {
-    let outer = IMAGINING.replace(true);
-    let read = read();
-    IMAGINING.set(outer);
-    read
+    let _lent = Lent::new(&IMAGINING, ());
+    read()
 }
 
 /// Runs `write`, and gives what it has written with the descriptors in it.
 pub(super) fn gather<T>(write: impl FnOnce() -> T) -> (T, Vec<OwnedFd>) {
-    let outer = LEAVING.replace(Some(Vec::new()));
+    let _lent = Lent::new(&LEAVING, Vec::new());
     let written = write();
-    (written, LEAVING.replace(outer).unwrap_or_default())
+    (written, LEAVING.take().unwrap_or_default())
 }
 
 /// Runs `read` with descriptors to take; says how many it has left.
 pub(super) fn supply<T>(fds: Vec<OwnedFd>, read: impl FnOnce() -> T) -> (T, usize) {
-    let outer = ARRIVED.replace(Some(fds.into_iter().map(Some).collect()));
+    let _lent = Lent::new(&ARRIVED, fds.into_iter().map(Some).collect());
     let read = read();
-    let left = ARRIVED.replace(outer).unwrap_or_default();
+    let left = ARRIVED.take().unwrap_or_default();
     (read, left.iter().flatten().count())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::panic::catch_unwind;
 
     use super::*;
 
@@ -148,6 +169,25 @@ mod tests {
         let (read, left) = supply(vec![file().into_fd()], || postcard::from_bytes::<[Descriptor; 2]>(&[0, 0]));
         assert!(read.is_err());
         assert_eq!(left, 0);
+        assert!(postcard::from_bytes::<Descriptor>(&[0]).is_err());
+    }
+
+    #[test]
+    fn a_panic_while_a_message_is_written_read_or_made_up_leaves_nothing_behind() {
+        let file = || Descriptor::from(File::open("/dev/null").expect("a file"));
+        let panicked = [
+            catch_unwind(|| imagine(|| panic!("a made-up value, as this test wants it"))),
+            catch_unwind(|| {
+                let write = || {
+                    postcard::to_allocvec(&file()).expect("written");
+                    panic!("in the middle of a message, as this test wants it")
+                };
+                gather(write).0
+            }),
+            catch_unwind(|| supply(vec![file().into_fd()], || panic!("at its end, as this test wants it")).0),
+        ];
+        assert!(panicked.iter().all(Result::is_err));
+        assert!(postcard::to_allocvec(&file()).is_err());
         assert!(postcard::from_bytes::<Descriptor>(&[0]).is_err());
     }
 }

@@ -6,6 +6,8 @@ mod inbox;
 mod output;
 #[cfg(feature = "tokio")]
 mod runtime;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use deferred::Responder;

@@ -49,8 +49,9 @@ struct Unanswered {
 impl<Reply> Responder<Reply> {
     /// Answers the call. It waits while the master does not listen.
     pub fn answer(mut self, reply: Result<Reply, BoxError>) {
-        self.answered = true;
         self.flight.output.reply(self.call, self.reply, &reply);
+        // Not before: the writing is the user's code, and may panic.
+        self.answered = true;
     }
 
     /// Whether nobody waits for the answer any more. While as many calls are unanswered as the entry point allows, more than
@@ -100,25 +101,27 @@ impl Flight {
         }
     }
 
-    /// Waits until at most so many calls are unanswered; meanwhile cancels are heard.
-    fn wait_for(&self, most: usize, inbox: &mut Inbox) -> Result<(), BoxError> {
+    /// Waits until at most so many calls are unanswered; meanwhile cancels are heard. False, if there is nobody any more who
+    /// could hear an answer.
+    fn wait_for(&self, most: usize, inbox: &mut Inbox) -> Result<bool, BoxError> {
         loop {
             let mut unanswered = self.unanswered();
             unanswered.awaited = unanswered.calls.len() > most;
             if !unanswered.awaited {
-                return Ok(());
+                return Ok(true);
             }
             drop(unanswered);
             // Whoever answers is not kept waiting for what this thread holds.
             self.output.flush();
             inbox.look_ahead()?;
             self.cancel(inbox.cancels());
-            let mut fds = vec![PollFd::new(self.answered.as_fd(), PollFlags::POLLIN)];
-            if inbox.listens() {
-                fds.push(PollFd::new(self.output.socket(), PollFlags::POLLIN));
-            }
+            // That the master is gone is told in any case.
+            let of_socket = if inbox.listens() { PollFlags::POLLIN } else { PollFlags::empty() };
+            let answered = PollFd::new(self.answered.as_fd(), PollFlags::POLLIN);
+            let mut fds = [answered, PollFd::new(self.output.socket(), of_socket)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) if fds[0].any() == Some(true) => drop(self.answered.read()),
+                Ok(_) if of_socket.is_empty() => return Ok(false),
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
             }
@@ -126,7 +129,7 @@ impl Flight {
     }
 }
 
-/// Serves until the client leaves and all is answered.
+/// Serves until the client leaves and all is answered, or there is nobody who could hear an answer.
 pub(super) fn serve<State, Call, Reply, Event>(
     cx: RunCx,
     spoken: Spoken<Call, Reply, Event>,
@@ -149,9 +152,9 @@ pub(super) fn serve<State, Call, Reply, Event>(
     let events = Events::new(&output, spoken.event);
     let mut pace = Pace::new(&output);
     loop {
-        flight.wait_for(in_flight - 1, &mut inbox)?;
+        let is_heard = flight.wait_for(in_flight - 1, &mut inbox)?;
         pace.before_next(inbox.has_more());
-        if output.is_gone() {
+        if output.is_gone() || !is_heard {
             return Ok(());
         }
         let Some(frame) = inbox.next_call(|call| flight.cancel([&call]))? else { break };
@@ -168,5 +171,5 @@ pub(super) fn serve<State, Call, Reply, Event>(
         }
     }
     hold(false);
-    flight.wait_for(0, &mut inbox)
+    flight.wait_for(0, &mut inbox).map(drop)
 }

@@ -78,6 +78,8 @@ impl<Call: 'static, Reply: 'static, Event: 'static> Entry<Call, Reply, Event> {
     /// A handler that gets a [`Responder`] with each call, and may answer later: from any thread or task, in any order. At most
     /// `in_flight` calls are unanswered at a time, at least 1; the others wait in the socket.
     ///
+    /// A master that is gone, killed perhaps, hears no answer: then the process ends, whatever is unanswered, and its threads with it.
+    ///
     /// ```
     /// use hatchery::proc::Registry;
     /// use hatchery::rpc::{Entry, Events, Responder};
@@ -105,7 +107,8 @@ impl<Call: 'static, Reply: 'static, Event: 'static> Entry<Call, Reply, Event> {
     ///
     /// A cancel does not end the future, which may ask [`AsyncCx::cancelled`](super::AsyncCx::cancelled) or wait for
     /// [`AsyncCx::until_cancelled`](super::AsyncCx::until_cancelled). One that panics leaves its call alone unanswered.
-    /// While the master does not listen, replies and events hold up the whole thread.
+    /// While the master does not listen, replies and events hold up the whole thread. If it is gone, killed perhaps, the process
+    /// ends within about a second, whatever is unanswered.
     ///
     /// ```
     /// use std::rc::Rc;

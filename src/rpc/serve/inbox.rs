@@ -124,33 +124,36 @@ impl Inbox {
         }
     }
 
-    /// Hears what has arrived: cancels at once, all else in its turn.
-    pub(super) fn look_ahead(&mut self) -> Result<(), BoxError> {
+    /// Hears what has arrived: cancels at once, all else in its turn. Whether it has heard all; else a bound was met.
+    pub(super) fn look_ahead(&mut self) -> Result<bool, BoxError> {
         while self.listens() {
             let mut datagram = Datagram::default();
             let (socket, limit) = (self.output.socket(), self.output.limit());
             match datagram.receive(socket, limit, &mut self.arrivals, seqpacket::receive) {
-                Ok(true) => {}
+                Ok(true) => self.keep(datagram),
                 Ok(false) => self.eof = true,
-                Err(Stopped::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(Stopped::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
-            let cancels = datagram.frames.iter().filter(|frame| frame.kind == Kind::Cancel);
-            self.cancelled.extend(cancels.map(|frame| frame.id));
-            // The buffer is as long as the longest datagram.
-            datagram.bytes.shrink_to_fit();
-            datagram.weight =
-                datagram.bytes.len() + datagram.frames.iter().map(|frame| frame.message.beside()).sum::<usize>();
-            self.ahead_bytes += datagram.weight;
-            self.ahead.push_back(datagram);
         }
-        Ok(())
+        Ok(self.eof)
     }
 
-    /// Whether nothing more will arrive.
+    fn keep(&mut self, mut datagram: Datagram) {
+        let cancels = datagram.frames.iter().filter(|frame| frame.kind == Kind::Cancel);
+        self.cancelled.extend(cancels.map(|frame| frame.id));
+        // The buffer is as long as the longest datagram.
+        datagram.bytes.shrink_to_fit();
+        datagram.weight =
+            datagram.bytes.len() + datagram.frames.iter().map(|frame| frame.message.beside()).sum::<usize>();
+        self.ahead_bytes += datagram.weight;
+        self.ahead.push_back(datagram);
+    }
+
+    /// Whether no further call will come.
     #[cfg(feature = "tokio")]
     pub(super) fn is_over(&self) -> bool {
-        self.eof
+        self.eof && !self.has_more()
     }
 
     /// Whether more is read ahead.

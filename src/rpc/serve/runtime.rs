@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::entry::{InitCx, Spoken};
@@ -27,7 +27,7 @@ use crate::rpc::contract::Failed;
 use crate::rpc::wire::CallId;
 use crate::sys::async_watch;
 
-/// When no further call will come, it is so often looked whether anybody still waits for the replies.
+/// While nothing is read of the socket, it is so often looked whether anybody still waits for the replies.
 const LOOK_FOR_MASTER: Duration = Duration::from_secs(1);
 
 /// What a handler that is a future knows of its call; see [`Entry::tokio`](crate::rpc::Entry::tokio).
@@ -116,7 +116,7 @@ impl Drop for Duty {
     }
 }
 
-/// Serves until the client leaves and all is answered.
+/// Serves until the client leaves and all is answered, or there is nobody who could hear an answer.
 pub(super) fn serve<State, Call, Reply, Event, Answer>(
     cx: RunCx,
     spoken: Spoken<Call, Reply, Event>,
@@ -159,7 +159,7 @@ impl<Call, Reply: 'static, Event> Server<Call, Reply, Event> {
         let socket = async_watch::readable(self.output.socket().try_clone_to_owned()?)?;
         loop {
             // To its end: what tokio has told of the socket, it tells once.
-            self.inbox.look_ahead()?;
+            let heard_all = self.inbox.look_ahead()?;
             self.flight.cancel(self.inbox.cancels());
             while self.flight.unanswered() < self.in_flight {
                 let flight = &self.flight;
@@ -171,11 +171,17 @@ impl<Call, Reply: 'static, Event> Server<Call, Reply, Event> {
                 self.answer_by(id, answer);
             }
             self.output.flush();
-            let is_over = self.inbox.is_over() && !self.inbox.has_more();
-            if is_over && (self.flight.unanswered() == 0 || self.inbox.is_left()) || self.output.is_gone() {
+            let is_done = self.inbox.is_over() && self.flight.unanswered() == 0;
+            let is_left = || !self.inbox.listens() && self.inbox.is_left();
+            if is_done || self.output.is_gone() || is_left() {
                 return Ok(());
             }
-            self.wait(&socket).await?;
+            if heard_all || !self.inbox.listens() {
+                self.wait(&socket).await?;
+            } else {
+                // What is still in the socket tokio has told already; but the futures have their turn.
+                yield_now().await;
+            }
         }
     }
 
@@ -188,8 +194,9 @@ impl<Call, Reply: 'static, Event> Server<Call, Reply, Event> {
             poll_fn(|cx| {
                 hold(true);
                 let polled = answer.as_mut().poll(cx).map(|reply| {
-                    duty.fulfil();
                     output.reply(id, wording, &reply);
+                    // Not before: the writing is the user's code, and may panic.
+                    duty.fulfil();
                 });
                 hold(false);
                 flight.news.notify_one();
@@ -202,15 +209,13 @@ impl<Call, Reply: 'static, Event> Server<Call, Reply, Event> {
     /// Waits until there is something to hear, or to say.
     async fn wait(&self, socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
         let mut news = pin!(self.flight.news.notified());
-        if self.inbox.is_over() {
+        if !self.inbox.listens() {
             // Of a socket that was closed in one direction tokio does not tell when it is in the other.
             let _ = timeout(LOOK_FOR_MASTER, news).await;
             return Ok(());
         }
         poll_fn(|cx: &mut Context<'_>| {
-            if self.inbox.listens()
-                && let Poll::Ready(ready) = socket.poll_read_ready(cx)
-            {
+            if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
                 return Poll::Ready(ready.map(|mut ready| ready.clear_ready()));
             }
             news.as_mut().poll(cx).map(Ok)
