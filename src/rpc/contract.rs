@@ -182,7 +182,8 @@ impl Parcel {
         self.bytes.len() as u64
     }
 
-    /// The message for the process with these lanes; nothing is left of it here.
+    /// The message for the process with these lanes. Of a long one the bytes stay here, should it come back, until it is
+    /// [let go](Parcel::let_go).
     pub(super) fn hand_over(&mut self, lanes: &Arc<Lanes>) -> Result<Encoded, Error> {
         let length = self.length();
         let body = match self.is_long() {
@@ -198,6 +199,11 @@ impl Parcel {
         if let Body::Inline(bytes) = body {
             self.bytes = bytes;
         }
+    }
+
+    /// It was sent, and is not needed any more.
+    pub(super) fn let_go(&mut self) {
+        self.bytes = Vec::new();
     }
 
     /// A copy for the process with these lanes.

@@ -116,11 +116,12 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a call.
+    /// For calls.
     pub(super) fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
     }
 
+    /// Writes a call.
     pub(super) fn encode<Call>(&self, wording: Wording<Call>, call: &Call) -> Result<Encoded, Error> {
         wording.encode(call, self.limits.message, &self.lanes)
     }

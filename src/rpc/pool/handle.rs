@@ -213,6 +213,9 @@ impl<Call, Reply, Event> Pool<Call, Reply, Event> {
 
     /// Calls; the future gives the reply, in any runtime. The call is made at once, and not when the future is polled first.
     /// Dropping the future gives it up.
+    ///
+    /// While the queue is full it waits at its door with its encoded message, which no option bounds: who makes futures without end
+    /// wants [`WhenFull::Refuse`](super::WhenFull::Refuse), or a bound of his own.
     pub fn call_async(&self, call: &Call) -> PoolFuture<Reply>
     where
         Reply: Send + 'static,

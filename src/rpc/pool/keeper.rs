@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::{io, thread};
 
 use super::core::{Event, WorkerNumber};
-use super::report::Worker;
+use super::report::{Worker, WorkerExit};
 use super::shell::{Member, Order, Shared, State};
 use crate::proc::{self, Exit, Process};
 use crate::rpc::error::{Error, Lost};
@@ -47,10 +47,7 @@ impl Shared {
                 }),
                 Order::Left(worker, cause) => {
                     let exit = self.state().members.remove(&worker).and_then(|member| member.into_exit(worker, cause));
-                    let mut on_exit = self.on_exit.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let (Some(exit), Some(on_exit)) = (exit, on_exit.as_mut()) {
-                        delivering(|| call_back(|| on_exit(exit)));
-                    }
+                    exit.into_iter().for_each(|exit| self.tell_exit(exit));
                 }
                 Order::Finished => {
                     // A template that nobody else holds ends with it.
@@ -89,6 +86,17 @@ impl Shared {
         }
     }
 
+    fn tell_exit(&self, exit: WorkerExit) {
+        let slot = || self.on_exit.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut handler) = slot().take() else { return };
+        delivering(|| call_back(|| handler(exit)));
+        // It may have set another one.
+        let mut slot = slot();
+        if slot.is_none() {
+            *slot = Some(handler);
+        }
+    }
+
     fn link(&self, worker: WorkerNumber) -> Option<Arc<Link>> {
         self.state().members.get(&worker).and_then(|member| member.link.clone())
     }
@@ -101,7 +109,11 @@ impl Shared {
         let opened = made
             .and_then(|process| process.run(&self.entry))
             .and_then(|running| Link::open(running, self.contract.clone(), self.limits));
-        if let Err(error) = opened.and_then(|link| self.attend(worker, &link)) {
+        let attended = opened.and_then(|link| {
+            self.hear(&mut self.state(), Event::Made { worker });
+            self.attend(worker, &link)
+        });
+        if let Err(error) = attended {
             let mut state = self.state();
             state.with(worker, |member| {
                 member.end.get_or_insert_with(|| Lost::NeverBorn(Box::new(error.clone())));

@@ -50,8 +50,10 @@ pub struct PoolOptions<C = Postcard> {
 
 /// What [`call`](super::Pool::call) and [`call_async`](super::Pool::call_async) do while the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum WhenFull {
-    /// They wait, in their order, for as long as the caller has patience.
+    /// They wait, in their order, for as long as the caller has patience. Each keeps its encoded message meanwhile; a
+    /// `call_async` keeps no thread, so the number of those that wait is bounded by the caller alone.
     #[default]
     Wait,
     /// They end with [`Error::Full`](crate::rpc::Error::Full), as [`submit`](super::Pool::submit) always does.
@@ -205,7 +207,7 @@ impl<C> PoolOptions<C> {
         PoolOptions { stop_delay: delay, ..self }
     }
 
-    /// A process that is not ready after so long is killed, and its start has failed; longer than zero.
+    /// A process that is not ready so long after it came from its source is killed, and its start has failed; longer than zero.
     #[must_use]
     pub fn start_within(self, time: Duration) -> Self {
         PoolOptions { start_within: time, ..self }
@@ -225,19 +227,23 @@ impl<C> PoolOptions<C> {
         PoolOptions { start_attempts: attempts, ..self }
     }
 
-    /// The most calls that wait for a process; at least 1. What was begun before and is to be repeated may come on top.
+    /// The most calls that wait for a process; at least 1. What was begun before and is to be repeated may come on top, and so do
+    /// callers who wait for room, each with its encoded message: threads in [`call`](super::Pool::call), and any number of futures of
+    /// [`call_async`](super::Pool::call_async). With [`WhenFull::Refuse`] there are none of those, and this bounds all.
     #[must_use]
     pub fn queue(self, calls: usize) -> Self {
         PoolOptions { queue: calls, ..self }
     }
 
-    /// Once so many bytes wait in the queue, it is full; at least 1.
+    /// Once so many bytes wait in the queue, it is full; at least 1. What callers keep who wait for room comes on top, as at
+    /// [`queue`](PoolOptions::queue).
     #[must_use]
     pub fn max_queued(self, bytes: u64) -> Self {
         PoolOptions { max_queued: bytes, ..self }
     }
 
-    /// What callers who could wait do while the queue is full.
+    /// What callers who could wait do while the queue is full; by itself [`WhenFull::Wait`], which bounds no futures: see
+    /// [`queue`](PoolOptions::queue).
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         PoolOptions { when_full, ..self }

@@ -65,6 +65,8 @@ struct Record {
     repeatable: bool,
     label: Option<String>,
     sent: Option<Sent>,
+    /// An earlier worker may have begun it.
+    may_have_run: bool,
     lost: Option<Lost>,
 }
 
@@ -193,7 +195,8 @@ impl Shared {
         let number = state.last_call;
         let NewCall { completion, parcel, terms, label } = call;
         let repeatable = terms.repeats > 0;
-        let record = Record { completion: Some(completion), parcel, repeatable, label, sent: None, lost: None };
+        let completion = Some(completion);
+        let record = Record { completion, parcel, repeatable, label, sent: None, may_have_run: false, lost: None };
         state.calls.insert(number, record);
         state.core.handle(self.now(), Event::Called { call: number, terms });
         self.carry_out(&mut state, (caller == Caller::Waits).then_some(number));
@@ -206,7 +209,7 @@ impl Shared {
         let mut state = self.state();
         let record = state.calls.get_mut(&number)?;
         let completion = record.completion.take()?;
-        let may_have_run = record.sent.is_some();
+        let may_have_run = record.may_have_run || record.sent.is_some();
         self.hear(&mut state, Event::GivenUp { call: number });
         state.forget_if_over(number);
         drop(state);
@@ -286,7 +289,12 @@ impl Shared {
         let at = state.core.now();
         let completion: Completion = Box::new(move |outcome| shared.settle(call, outcome));
         match link.begin(completion, message, haste, None) {
-            Ok(id) => record.sent = Some(Sent { worker, link, id, at }),
+            Ok(id) => {
+                record.sent = Some(Sent { worker, link, id, at });
+                if !record.repeatable {
+                    record.parcel.let_go();
+                }
+            }
             Err(Refused::Full(_, message) | Refused::Never(_, message)) => {
                 if !record.repeatable {
                     record.parcel.take_back(message);
@@ -340,6 +348,7 @@ impl State {
     /// A worker's conversation has ended before it answered the call.
     fn lose(&mut self, call: CallNumber, may_have_run: bool, why: Lost, now: Duration) {
         let Some(record) = self.calls.get_mut(&call) else { return };
+        record.may_have_run |= may_have_run;
         record.lost = Some(why);
         let Some(Sent { worker, at, .. }) = record.sent.take() else { return };
         if let Some(member) = self.members.get_mut(&worker) {

@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         test("however_workers_are_killed_each_call_ends_once_pipelined", || storm("tasks", 8)),
         test("however_workers_are_killed_each_call_ends_once_deferred", || storm("tasks_deferred", 8)),
         test("an_exit_is_told_with_pid_how_why_and_what_was_in_hand", exits),
+        test("a_handler_of_exits_may_set_another", handler_sets_another),
         test("a_killed_template_is_replaced_and_the_pool_goes_on", template_killed),
     ]
 }
@@ -261,6 +262,23 @@ fn exits() -> Outcome {
     let exit = told.recv_timeout(SOON)?;
     assert_eq!(exit.cause, Cause::Finished);
     assert!(exit.in_hand.is_empty() && exit.exit.is_ok_and(|exit| exit.success()));
+    Ok(())
+}
+
+fn handler_sets_another() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new().max(1))?;
+    let (tell, told) = mpsc::channel();
+    let same = pool.clone();
+    pool.on_worker_exit(move |_| {
+        tell_test(&tell, "the first");
+        let tell = tell.clone();
+        same.on_worker_exit(move |_| tell_test(&tell, "the second"));
+    });
+    for who in ["the first", "the second", "the second"] {
+        assert!(pool.call(&Task::Kill).is_err());
+        assert_eq!(told.recv_timeout(SOON)?, who);
+    }
+    pool.finish()?;
     Ok(())
 }
 

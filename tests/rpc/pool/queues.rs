@@ -4,7 +4,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use hatchery::rpc::{Error, PoolOptions, WhenFull};
+use hatchery::proc::Template;
+use hatchery::rpc::{Error, Pool, PoolOptions, WhenFull};
 use libtest_mimic::Trial;
 
 use super::tasks::{Task, Tasks, pool};
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_caller_of_a_pool_waits_no_longer_than_his_patience", impatient),
         test("at_the_end_of_patience_the_handler_is_told_and_its_worker_lives", || told("tasks")),
         test("at_the_end_of_patience_the_handler_is_told_and_its_worker_lives_deferred", || told("tasks_deferred")),
+        test("a_call_that_began_and_waits_to_be_repeated_may_have_run_when_patience_ends", waits_again),
         test("calls_of_a_pool_begin_in_the_order_in_which_they_were_made", in_order),
     ]
 }
@@ -129,6 +131,25 @@ fn told(entry: &str) -> Outcome {
 }
 
 /// With one worker, the order of beginning is that of the replies.
+fn waits_again() -> Outcome {
+    let mut template = Template::spawn()?;
+    let (open, gate) = mpsc::channel::<()>();
+    let mut first = true;
+    // There is no second worker before the caller's patience has ended.
+    let pool: Tasks = Pool::new("tasks", PoolOptions::new().max(1), move || {
+        if !std::mem::take(&mut first) {
+            let _ = gate.recv();
+        }
+        template.fork()
+    })?;
+    assert_eq!(pool.call(&Task::Say(1))?, 1);
+    let outcome = pool.prepare(&Task::Kill).repeatable(1).timeout(Duration::from_millis(300)).call();
+    assert!(matches!(outcome, Err(Error::TimedOut { may_have_run: true })), "{outcome:?}");
+    drop(open);
+    pool.finish()?;
+    Ok(())
+}
+
 fn in_order() -> Outcome {
     let pool = pool("tasks", PoolOptions::new().max(1).load(4))?;
     let (tell, told) = mpsc::channel();

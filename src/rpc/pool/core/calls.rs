@@ -174,7 +174,6 @@ impl Core {
             self.timers.cancel(Timer::Patience(number));
             self.act(Action::End { call: number, why: NoReply::TimedOut { may_have_run: true } });
         }
-        self.tally.overdue += 1;
         self.step(worker, Cue::Overdue);
     }
 

@@ -81,9 +81,15 @@ impl Core {
         self.crew.insert(number, worker);
         self.at[Phase::Starting as usize] += 1;
         self.tally.started += 1;
-        self.set_timer(Timer::Late(number), self.rules.start_within);
         self.act(Action::Start { worker: number });
         number
+    }
+
+    /// From now on it is its own time that passes, and not that of its source, or of others before it.
+    pub(super) fn made(&mut self, number: WorkerNumber) {
+        if self.crew.get(&number).is_some_and(|worker| worker.is_at(Phase::Starting)) {
+            self.set_timer(Timer::Late(number), self.rules.start_within);
+        }
     }
 
     /// What the policy's table says.
@@ -114,6 +120,7 @@ impl Core {
                     _ => Late::Call,
                 };
                 worker.cause = Some(Cause::Late(late));
+                self.tally.overdue += u64::from(late == Late::Call);
                 self.expect_end(number);
                 self.act(Action::Kill { worker: number, late });
             }

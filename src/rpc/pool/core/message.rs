@@ -34,6 +34,8 @@ pub(in crate::rpc::pool) enum Event {
     Unsent { call: CallNumber },
     /// The conversation with its worker has ended before it was answered.
     Lost { call: CallNumber, may_have_run: bool },
+    /// The worker's process has come from its source, and was told to run its `init`.
+    Made { worker: WorkerNumber },
     /// The worker has run its `init`.
     Ready { worker: WorkerNumber },
     /// The conversation with the worker is over.

@@ -156,6 +156,7 @@ impl Core {
             Event::Answered { call, well } => self.answered(call, well),
             Event::Unsent { call } => self.unsent(call),
             Event::Lost { call, may_have_run } => self.lost(call, may_have_run),
+            Event::Made { worker } => self.made(worker),
             Event::Ready { worker } => self.step(worker, Cue::Ready),
             Event::Broken { worker } => self.step(worker, Cue::Broken),
             Event::Exited { worker } => self.step(worker, Cue::Exited),

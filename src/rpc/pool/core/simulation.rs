@@ -342,6 +342,7 @@ impl World {
                     assert!(self.crew.len() <= self.rules.max.get(), "more than max processes");
                     let rests = self.last_failure.is_some_and(|at| self.now < at + 75 * MS);
                     assert!(!rests, "it starts another one at once after a failure");
+                    self.hear(Event::Made { worker });
                 }
                 Action::Send { worker, call } => self.send(worker, call),
                 Action::Discourage { call } => assert!(self.calls[&call].with.is_some(), "nobody has it"),
