@@ -218,15 +218,14 @@ impl Link {
     }
 
     /// Calls `handler` once, when the process has said its first word, which it does after its `init`. Set it, and the
-    /// one for the end, before anything else.
+    /// one for the end, before the one for events, with which the hub begins to listen.
     pub(super) fn set_on_ready(&self, handler: impl FnOnce() + Send + 'static) {
         self.state().on_ready = Some(Box::new(handler));
     }
 
     /// Calls `handler` once, however the conversation ends, after every outstanding call has heard of it.
-    pub(super) fn set_on_end(&self, handler: impl FnOnce(Lost) + Send + 'static) -> Result<(), Error> {
+    pub(super) fn set_on_end(&self, handler: impl FnOnce(Lost) + Send + 'static) {
         self.state().on_end = Some(Box::new(handler));
-        self.start()
     }
 
     pub(super) fn set_on_event(&self, handler: OnEvent) -> Result<(), Error> {

@@ -141,14 +141,12 @@ impl Shared {
             born.see_ready(worker, |_| ());
         });
         link.set_on_ready(move || ready.see_ready(worker, |member| member.ready = true));
-        let watched = link.set_on_end(move |why| ended.see_end(worker, |member| member.end = Some(why)));
-        let watched = watched.and_then(|()| {
-            link.set_on_event(Box::new(move |bytes, fds| {
-                let handler = events.on_event.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let worker = Worker { number: worker, pid: pid.get().copied() };
-                handler.map_or(Ok(()), |handler| handler(worker, bytes, fds))
-            }))
-        });
+        link.set_on_end(move |why| ended.see_end(worker, |member| member.end = Some(why)));
+        let watched = link.set_on_event(Box::new(move |bytes, fds| {
+            let handler = events.on_event.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let worker = Worker { number: worker, pid: pid.get().copied() };
+            handler.map_or(Ok(()), |handler| handler(worker, bytes, fds))
+        }));
         if let Err(Error::System { operation, source }) = watched {
             // ENOSPC: it cannot be watched, so it cannot be used.
             link.close();
