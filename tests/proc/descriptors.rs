@@ -88,13 +88,21 @@ fn children_of(pid: i32) -> Result<usize, Box<dyn std::error::Error>> {
     Ok(children.split_whitespace().count())
 }
 
-/// Waits until this process has no child left; they are reaped in the background.
+/// Waits until this process has no child left, nor the pidfd of one: they are reaped and closed in the background.
 fn until_childless() -> Outcome {
     let own = std::process::id() as i32;
-    while children_of(own)? > 0 {
+    while children_of(own)? > 0 || holds_pidfd()? {
         std::thread::yield_now();
     }
     Ok(())
+}
+
+fn holds_pidfd() -> std::io::Result<bool> {
+    let is_pidfd = |entry: std::fs::DirEntry| {
+        // It may be closed meanwhile.
+        std::fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().contains("pidfd"))
+    };
+    Ok(std::fs::read_dir("/proc/self/fd")?.flatten().any(is_pidfd))
 }
 
 fn templates_come_and_go() -> Outcome {
