@@ -79,10 +79,15 @@ impl Children {
 
     /// Ends a child. Its pid is still its own: whoever was reaped is not in the table.
     pub(crate) fn kill(&self, ticket: Ticket) {
-        if let Some((pid, _)) = self.tickets.iter().find(|(_, known)| **known == Some(ticket)) {
+        if let Some(pid) = self.pid_of(ticket) {
             // It may have ended by itself, which is as good.
-            let _ = nix::sys::signal::kill(*pid, Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
         }
+    }
+
+    /// The child's pid, unless it was reaped.
+    pub(crate) fn pid_of(&self, ticket: Ticket) -> Option<Pid> {
+        self.tickets.iter().find(|(_, known)| **known == Some(ticket)).map(|(pid, _)| *pid)
     }
 
     /// Another master takes over, with tickets of its own: the ends of the children so far are no longer told.

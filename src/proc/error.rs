@@ -36,7 +36,8 @@ pub enum Error {
         /// The names of the threads beside the main one.
         names: Vec<String>,
     },
-    /// There is no descriptor left in this process (EMFILE) or on this machine (ENFILE). Raise RLIMIT_NOFILE, or hold fewer processes at a time.
+    /// There is no descriptor left in this process (EMFILE) or on this machine (ENFILE); a fork has waited half a second
+    /// for one. Raise RLIMIT_NOFILE, or hold fewer processes at a time: each needs two.
     #[error("cannot {operation}: no descriptor is left")]
     DescriptorsExhausted {
         /// What the descriptor was needed for.

@@ -35,8 +35,10 @@ pub(crate) enum Command {
     Run { name: String, announce: bool },
     /// Become another program.
     Exec(Box<ExecMessage>),
-    /// Kill the child of that ticket: its pidfd was lost, so nobody could supervise it.
-    Kill { ticket: Ticket },
+    /// Tell the births of these children once more: their pidfds were lost on their way.
+    Retell { tickets: Vec<Ticket> },
+    /// Kill these children: their pidfds were lost for good, so nobody could supervise them.
+    Kill { tickets: Vec<Ticket> },
     /// Say how everything up to here went.
     Sync { ticket: Ticket },
     /// Say who you are.

@@ -40,6 +40,7 @@ mod registry;
 mod reports;
 mod running;
 mod template;
+mod unanswered;
 mod waiting;
 
 pub use channel::{Channel, Received};

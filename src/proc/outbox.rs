@@ -7,15 +7,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::channel::Packet;
 use super::error::Error;
 use super::message::{Blob, Command, Frame, Ticket};
 use super::node::Node;
+use super::unanswered::Unanswered;
 use crate::sys::seqpacket::{self, MAX_DESCRIPTORS};
 
-/// Forks under way to one process at a time.
-const FORKS_AHEAD: usize = 64;
+/// How long a full descriptor table is given to get room for a fork's socket.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Bytes of arguments that are gathered before they are sent of their own accord.
 const GATHER: usize = 16 << 10;
@@ -25,8 +27,9 @@ pub(crate) struct Outbox {
     queue: VecDeque<Letter>,
     /// Arguments and descriptors that travel with the next command.
     gathered: Gathered,
-    /// Forks that were sent and not yet answered.
-    unanswered: usize,
+    unanswered: Unanswered,
+    /// Since when there was no descriptor for a fork's socket; until one was made.
+    short_since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -62,7 +65,8 @@ pub(crate) enum Sent {
     WaitForAnswer,
     /// The socket has no room.
     WaitForRoom,
-    /// Too many descriptors of this user are on their way, in any sockets (unix(7), ETOOMANYREFS).
+    /// There is no descriptor for the next fork's socket, or too many of this user are on their way, in any sockets
+    /// (unix(7), ETOOMANYREFS). No readiness tells when that ends.
     WaitForLimit,
 }
 
@@ -101,6 +105,13 @@ impl Outbox {
         // What was given travels by itself: a fork that cannot be sent must not take it along.
         self.close_letter(Vec::new(), None)?;
         self.close_letter(vec![Command::Fork { ticket: fork.ticket }], Some(fork))
+    }
+
+    /// Puts a command before all others: it is about forks that were sent, and those that wait do so for its answers.
+    pub(crate) fn push_first(&mut self, command: Command) -> io::Result<()> {
+        let packet = Packet::encode(&vec![command])?;
+        self.queue.push_front(Letter { packet, fds: Vec::new(), fork: None });
+        Ok(())
     }
 
     fn close_letter_if_large(&mut self, fds: &[OwnedFd]) -> io::Result<()> {
@@ -144,9 +155,9 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// A fork was answered.
-    pub(crate) fn answered(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+    /// The forks that were sent and not yet answered in full.
+    pub(super) fn unanswered(&mut self) -> &mut Unanswered {
+        &mut self.unanswered
     }
 
     /// Everything that will never be sent.
@@ -155,7 +166,7 @@ impl Outbox {
     }
 
     /// Sends the first letter, if it can be sent now.
-    pub(crate) fn send_next(&mut self, socket: BorrowedFd<'_>) -> io::Result<Sent> {
+    pub(crate) fn send_next(&mut self, socket: BorrowedFd<'_>, now: Instant) -> io::Result<Sent> {
         let Some(letter) = self.queue.front() else {
             return Ok(Sent::Empty);
         };
@@ -168,19 +179,18 @@ impl Outbox {
                 Err(error) => Err(error),
             };
         }
-        if self.unanswered >= FORKS_AHEAD {
+        if self.unanswered.is_full() {
             return Ok(Sent::WaitForAnswer);
         }
         let (ours, theirs) = match seqpacket::pair() {
             Ok(ends) => ends,
-            // Some of the descriptors under way come free with the answers to come.
-            Err(_) if self.unanswered > 0 => return Ok(Sent::WaitForAnswer),
-            Err(error) => return Ok(self.fail_fork(Error::system("make the new process's socket", error))),
+            Err(error) => return Ok(self.handle_shortage(now, error)),
         };
+        self.short_since = None;
         fds.push(theirs.as_raw_fd());
         match self.deliver(socket, &fds) {
             Ok(Some(Letter { fork: Some(fork), .. })) => {
-                self.unanswered += 1;
+                self.unanswered.sent(fork.ticket);
                 Ok(Sent::Fork(fork, ours))
             }
             Ok(_) => Ok(Sent::WaitForRoom),
@@ -196,6 +206,19 @@ impl Outbox {
             None => false,
         };
         Ok(if sent { self.queue.pop_front() } else { None })
+    }
+
+    fn handle_shortage(&mut self, now: Instant, error: io::Error) -> Sent {
+        let since = *self.short_since.get_or_insert(now);
+        if !self.unanswered.is_empty() {
+            // Some of the descriptors under way come free with the answers to come …
+            Sent::WaitForAnswer
+        } else if now < since + PATIENCE {
+            // … and others with the ends of processes that live now.
+            Sent::WaitForLimit
+        } else {
+            self.fail_fork(Error::system("make the new process's socket", error))
+        }
     }
 
     fn fail_fork(&mut self, error: Error) -> Sent {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::caught;
 use super::channel::{self, Received};
@@ -192,11 +193,7 @@ impl Waiting<'_> {
                     self.tell_births()?;
                     self.children.forget_tickets();
                     let pid = nix::unistd::getpid();
-                    // Without room for a pidfd the answer comes without it, which the master understands.
-                    let pidfd = pidfd::open(pid).ok();
-                    self.reports.add(Report::Identity { pid: pid.as_raw() }, pidfd)?;
-                    // In a letter of its own, where no other's descriptor can be taken for the missing one.
-                    self.reports.close_letter()?;
+                    self.report_with_pidfd(Report::Identity { pid: pid.as_raw() }, pid)?;
                 }
                 Command::Fork { ticket } => match self.fork(ticket, fds.next()) {
                     Ok(Side::Parent) => {}
@@ -204,7 +201,8 @@ impl Waiting<'_> {
                     Ok(Side::Child) => return Ok(None),
                     Err(failure) => self.reports.add(Report::ForkFailed { ticket, failure }, None)?,
                 },
-                Command::Kill { ticket } => self.children.kill(ticket),
+                Command::Retell { tickets } => tickets.into_iter().try_for_each(|ticket| self.retell_birth(ticket))?,
+                Command::Kill { tickets } => tickets.into_iter().for_each(|ticket| self.children.kill(ticket)),
                 Command::Run { name, announce } => return Ok(Some(End::Run { name, announce })),
                 Command::Exec(message) => return Ok(Some(End::Exec(exec_command::plan(*message, fds)))),
                 _ if self.failed.is_some() => {}
@@ -364,6 +362,21 @@ impl Waiting<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells a birth once more; of a child that was reaped the end was told.
+    fn retell_birth(&mut self, ticket: Ticket) -> io::Result<()> {
+        let Some(pid) = self.children.pid_of(ticket) else {
+            return Ok(());
+        };
+        self.report_with_pidfd(Report::Forked { ticket, pid: pid.as_raw() }, pid)
+    }
+
+    /// Adds a report with the process's pidfd; without room for that it goes alone, which the master understands.
+    fn report_with_pidfd(&mut self, report: Report, pid: Pid) -> io::Result<()> {
+        self.reports.add(report, pidfd::open(pid).ok())?;
+        // The last in its letter, where no other's descriptor can be taken for a missing one.
+        self.reports.close_letter()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use hatchery::proc::{Error, Failure, Process, Running, Template};
+use hatchery::proc::{Error, Failure, How, Process, Running, Template};
 use libtest_mimic::Trial;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 
 use crate::facts::count_descriptors;
 use crate::support::scenario::{self, Scenario};
@@ -14,6 +15,7 @@ use crate::support::{Outcome, test};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("full_master", full_master),
+    ("room_again", room_again),
     ("full_at_every_size", full_at_every_size),
     ("no_more_processes", no_more_processes),
     ("many_on_their_way", many_on_their_way),
@@ -25,6 +27,9 @@ pub fn tests() -> Vec<Trial> {
         test("a_template_without_room_to_fork_says_so_and_serves_on", no_room_to_fork),
         test("a_master_without_descriptors_gets_typed_errors_and_goes_on_once_there_is_room", || {
             scenario::pass("full_master").map(drop)
+        }),
+        test("forks_that_found_no_descriptor_in_the_master_go_on_once_there_is_room", || {
+            scenario::pass("room_again").map(drop)
         }),
         test("wherever_a_masters_descriptors_run_out_nothing_hangs_or_is_lost", || {
             scenario::pass("full_at_every_size").map(drop)
@@ -135,6 +140,46 @@ fn full_master() -> Outcome {
     let process = template.fork()?.run("tell_lengths")?;
     let (told, _) = crate::facts::told::<(Vec<u64>, u64)>(process.socket()?)?;
     assert_eq!(told.0.first(), Some(&4), "what was sent before was lost: {told:?}");
+    Ok(())
+}
+
+/// At each of the two places where a fork needs a descriptor here: for its socket, and for its pidfd.
+fn room_again() -> Outcome {
+    let mut template = Template::spawn()?;
+    let template_pid = Pid::from_raw(template.pid()?);
+    template.fork()?.run("nothing")?.wait()?;
+    limit_descriptors(count_descriptors()? as u64 + 10)?;
+
+    let taken = take_all_descriptors()?;
+    let queued = template.fork()?.run("nothing")?;
+    drop(taken);
+    assert!(queued.wait()?.success());
+
+    for ends_unseen in [false, true] {
+        kill(template_pid, Signal::SIGSTOP)?;
+        let forked = template.fork()?.run("wait_for_master")?;
+        let children = File::open(format!("/proc/{template_pid}/task/{template_pid}/children"))?;
+        let (born, birth) = std::sync::mpsc::channel();
+        forked.on_birth(move |pid| {
+            let _ = born.send(pid);
+        });
+        let taken = take_all_descriptors()?;
+        kill(template_pid, Signal::SIGCONT)?;
+        // Reports come in the order of the instructions, so the birth was told when this is.
+        template.sync()?;
+        assert!(birth.try_recv().is_err(), "there was room for its pidfd");
+        let child = Pid::from_raw(std::io::read_to_string(children)?.trim().parse()?);
+        if ends_unseen {
+            kill(child, Signal::SIGKILL)?;
+            assert!(matches!(forked.wait()?.how, How::Signal { signal: 9, .. }));
+        }
+        drop(taken);
+        assert_eq!((forked.pid()?, birth.recv()?), (child.as_raw(), child.as_raw()));
+        if !ends_unseen {
+            drop(forked.socket()?);
+            assert!(forked.wait()?.success());
+        }
+    }
     Ok(())
 }
 

@@ -316,7 +316,7 @@ impl Node {
             Link::Open(socket) => {
                 // From now on nobody tells us its children's ends.
                 let mut after = Afterwards::default();
-                state.watch_children(&mut after);
+                state.watch_children(&traffic::lost_pidfd(), &mut after);
                 drop(state);
                 after.carry_out();
                 Ok(socket)

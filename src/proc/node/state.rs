@@ -19,6 +19,8 @@ pub(super) struct State {
     pub(super) link: Link,
     /// The hub's watch over the link, and for which events.
     pub(super) watched: Option<(Token, EpollFlags)>,
+    /// The hub is to call again, whether or not anything comes.
+    pub(super) reminded: bool,
     pub(super) outbox: Outbox,
     /// The last ticket given out; 0 if the process was never asked for an answer.
     pub(super) tickets: Ticket,
@@ -119,6 +121,7 @@ impl State {
     }
 
     pub(super) fn unwatch(&mut self) {
+        self.reminded = false;
         // In this order: a program that has watched nothing must not get the hub's thread by a drop.
         if let (Some((token, _)), Link::Open(socket)) = (self.watched.take(), &self.link)
             && let Ok(hub) = Hub::get()

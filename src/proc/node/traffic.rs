@@ -13,15 +13,13 @@ use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
 use crate::proc::hub::{Hub, Source, Token};
-use crate::proc::message::{Command, Frame, Report};
+use crate::proc::message::{Command, Frame, Report, Ticket};
 use crate::proc::outbox::Sent;
+use crate::proc::unanswered::{ASK_AGAIN, Due};
 use crate::sys::{pidfd, wait};
 
 /// How long it is waited for somebody to reap a process that has ended and is nobody's here: then it can be told how.
 const REAPED_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long after the kernel has refused descriptors on their way it is asked again; no readiness tells it.
-const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What is to be done when no lock is held any more.
 #[derive(Default)]
@@ -80,9 +78,11 @@ impl Source for Node {
         if state.exit_watched == Some(token) {
             self.see_exit(&mut state, token, events, &mut after);
         } else if state.watched.is_some_and(|(watched, _)| watched == token) {
+            state.reminded &= !events.is_empty();
             if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
                 self.receive_all(&mut state, &mut after);
             }
+            self.ask_for_lost_pidfds(&mut state, &mut after);
             // Answers may have made room for further forks.
             if let Err(error) = self.send_all(&mut state, &mut after) {
                 self.lose(&mut state, &error, &mut after);
@@ -97,12 +97,12 @@ impl Source for Node {
 impl Node {
     /// Sends what can be sent now; the hub sends the rest.
     pub(super) fn send_all(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) -> Result<(), Error> {
-        let mut limited = false;
+        let (now, mut limited) = (Instant::now(), false);
         let wants_room = loop {
             let Link::Open(socket) = &state.link else {
                 return Ok(());
             };
-            match state.outbox.send_next(socket.as_fd()) {
+            match state.outbox.send_next(socket.as_fd(), now) {
                 Ok(Sent::Letter) => {}
                 Ok(Sent::Fork(fork, socket)) => fork.child.born_into(socket, after),
                 Ok(Sent::ForkFailed(fork, error)) => {
@@ -134,13 +134,31 @@ impl Node {
         } else if unsent || state.tickets > 0 {
             // A process that was never asked anything says nothing that the hub must hear.
             self.watch(state, wants_room)?;
-            if let (true, Some((token, _))) = (limited, state.watched) {
+            let ask_at = limited.then_some(now + ASK_AGAIN).or_else(|| state.outbox.unanswered().next_due());
+            if let (Some(at), Some((token, _)), false) = (ask_at, state.watched, state.reminded) {
                 Hub::get()
-                    .and_then(|hub| hub.remind(token, Instant::now() + ASK_AGAIN))
+                    .and_then(|hub| hub.remind(token, at))
                     .map_err(|error| Error::system("wait for room on the way to the process", error))?;
+                state.reminded = true;
             }
         }
         Ok(())
+    }
+
+    /// Asks for the pidfds again that found no room here, or gives up those that found none for too long.
+    fn ask_for_lost_pidfds(self: &Arc<Self>, state: &mut State, after: &mut Afterwards) {
+        let Due { ask, give_up } = state.outbox.unanswered().poll_due(Instant::now());
+        for ticket in &give_up {
+            if let Some(child) = state.children.remove(ticket).and_then(|child| child.upgrade()) {
+                child.never_born(&lost_pidfd(), after);
+            }
+        }
+        let ask = (!ask.is_empty()).then_some(Command::Retell { tickets: ask });
+        let give_up = (!give_up.is_empty()).then_some(Command::Kill { tickets: give_up });
+        for command in [ask, give_up].into_iter().flatten() {
+            // A short command needs no descriptor, so nothing keeps it from being queued.
+            let _ = state.outbox.push_first(command);
+        }
     }
 
     fn watch(self: &Arc<Self>, state: &mut State, wants_room: bool) -> Result<(), Error> {
@@ -221,44 +239,31 @@ impl Node {
         fds: &mut impl Iterator<Item = OwnedFd>,
         after: &mut Afterwards,
     ) {
-        let lost_pidfd = || {
-            let full = io::Error::from_raw_os_error(nix::libc::EMFILE);
-            Error::system("receive the process's pidfd", full)
-        };
         match report {
             Report::Forked { ticket, pid } => {
-                state.outbox.answered();
-                let pidfd = fds.next().map(Arc::new);
-                match (state.children.get(&ticket).and_then(Weak::upgrade), pidfd) {
-                    (Some(child), Some(pidfd)) => child.born(&mut child.state(), (pid, Some(pidfd)), after),
-                    // Nobody could supervise it.
-                    (Some(child), None) => {
-                        state.children.remove(&ticket);
-                        child.never_born(&lost_pidfd(), after);
-                        // A short command needs no descriptor, so nothing keeps it from being queued.
-                        let _ = state.outbox.push(Command::Kill { ticket }, Vec::new());
+                match (state.children.get(&ticket).and_then(Weak::upgrade), fds.next()) {
+                    // Until it can be supervised it is not born.
+                    (Some(_), None) => {
+                        return state.outbox.unanswered().handle_lost_pidfd(ticket, pid, Instant::now());
                     }
+                    (Some(child), pidfd) => child.born(&mut child.state(), (pid, pidfd.map(Arc::new)), after),
                     (None, _) => {}
                 }
+                state.outbox.unanswered().handle_answer(ticket);
             }
             Report::Lived { ticket, pid, exit } => {
-                state.outbox.answered();
-                if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
-                    let mut state = child.state();
-                    child.born(&mut state, (pid, None), after);
-                    child.ended(&mut state, &exit, after);
-                }
+                state.outbox.unanswered().handle_answer(ticket);
+                end_of_child(state, ticket, Some(pid), &exit, after);
             }
             Report::ForkFailed { ticket, failure } => {
-                state.outbox.answered();
+                state.outbox.unanswered().handle_answer(ticket);
                 if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
                     child.never_born(&failure.into(), after);
                 }
             }
             Report::Exited { ticket, exit } => {
-                if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
-                    child.ended(&mut child.state(), &exit, after);
-                }
+                let unborn = state.outbox.unanswered().handle_answer(ticket);
+                end_of_child(state, ticket, unborn, &exit, after);
             }
             // Nobody asked for it.
             Report::Synced { ticket, .. } if ticket > state.tickets => {}
@@ -277,7 +282,7 @@ impl Node {
             Report::TakenOver => {
                 state.set_free();
                 // From now on nobody reports its children's ends.
-                state.watch_children(after);
+                state.watch_children(&lost_pidfd(), after);
             }
         }
     }
@@ -317,12 +322,8 @@ impl Node {
             state.children.remove(&fork.ticket);
             fork.child.never_born(why, after);
         }
-        state.watch_children(after);
-        for child in std::mem::take(&mut state.children).into_values().filter_map(|child| child.upgrade()) {
-            if matches!(child.state().birth, Birth::Awaited) {
-                child.never_born(why, after);
-            }
-        }
+        state.watch_children(why, after);
+        state.children.clear();
     }
 
     /// Watches the process's end from here, where nobody is there to report it.
@@ -363,12 +364,32 @@ impl Node {
     }
 }
 
+/// A child has ended, before its birth was told if its pid comes along.
+fn end_of_child(state: &mut State, ticket: Ticket, unborn: Option<i32>, exit: &Exit, after: &mut Afterwards) {
+    if let Some(child) = state.children.remove(&ticket).and_then(|child| child.upgrade()) {
+        let mut state = child.state();
+        if let Some(pid) = unborn {
+            child.born(&mut state, (pid, None), after);
+        }
+        child.ended(&mut state, exit, after);
+    }
+}
+
+/// There was no room for it here.
+pub(super) fn lost_pidfd() -> Error {
+    Error::system("receive the process's pidfd", io::Error::from_raw_os_error(nix::libc::EMFILE))
+}
+
 impl State {
-    /// The children's ends are seen from here, because their parent will not tell them.
-    pub(super) fn watch_children(&self, after: &mut Afterwards) {
+    /// The children's ends are seen from here, because their parent will not tell them. Those whose births were not
+    /// told in full never will be, for that reason.
+    pub(super) fn watch_children(&self, why_not_born: &Error, after: &mut Afterwards) {
         for child in self.children.values().filter_map(Weak::upgrade) {
             let mut state = child.state();
-            if child.watch_exit(&mut state).is_err() {
+            if matches!(state.birth, Birth::Awaited) {
+                drop(state);
+                child.never_born(why_not_born, after);
+            } else if child.watch_exit(&mut state).is_err() {
                 // ENOSPC or ENOMEM: without a watch the end would never be seen, so it counts as seen.
                 child.ended(&mut state, &Exit::seen_from_afar(None), after);
             }
