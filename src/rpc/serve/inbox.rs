@@ -59,10 +59,10 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
     }
     let inbox = Inbox {
         output,
+        cancelled: first.cancels().collect(),
         current: first,
         ahead: VecDeque::new(),
         ahead_bytes: 0,
-        cancelled: HashSet::new(),
         arrivals,
         eof: false,
     };
@@ -97,6 +97,7 @@ impl Inbox {
             if self.eof || !self.current.receive(self.output.socket(), limit, &mut self.arrivals, receive)? {
                 return Ok(None);
             }
+            self.cancelled.extend(self.current.cancels());
         }
     }
 
@@ -140,8 +141,7 @@ impl Inbox {
     }
 
     fn keep(&mut self, mut datagram: Datagram) {
-        let cancels = datagram.frames.iter().filter(|frame| frame.kind == Kind::Cancel);
-        self.cancelled.extend(cancels.map(|frame| frame.id));
+        self.cancelled.extend(datagram.cancels());
         // The buffer is as long as the longest datagram.
         datagram.bytes.shrink_to_fit();
         datagram.weight =
@@ -201,6 +201,11 @@ enum Stopped {
 }
 
 impl Datagram {
+    /// The calls that are cancelled in it, which may stand in it themselves.
+    fn cancels(&self) -> impl Iterator<Item = CallId> {
+        self.frames.iter().filter(|frame| frame.kind == Kind::Cancel).map(|frame| frame.id)
+    }
+
     /// Receives one; false at the end.
     fn receive(
         &mut self,

@@ -13,6 +13,7 @@ use super::entry::Spoken;
 use super::output::Events;
 #[cfg(feature = "tokio")]
 use super::runtime::{self, AsyncCx};
+use super::turn::{self, Cx};
 use crate::proc::{BoxError, RunCx};
 use crate::rpc::codec::Postcard;
 use crate::rpc::contract::{Contract, Encoded, Failed, Hello, PROTOCOL, Wording, encode_own};
@@ -74,9 +75,17 @@ impl Master {
 
     /// One frame in a datagram of its own.
     fn say(&mut self, kind: Kind, id: CallId, message: Encoded) {
+        self.say_together([(kind, id, message)]);
+    }
+
+    /// Frames that fit one datagram.
+    fn say_together(&mut self, frames: impl IntoIterator<Item = (Kind, CallId, Encoded)>) {
         let mut outbox = Outbox::default();
-        outbox.push(kind, id, message, 0);
+        for (kind, id, message) in frames {
+            outbox.push(kind, id, message, 0);
+        }
         let mut batch = outbox.pop().expect("a datagram");
+        assert!(outbox.is_empty(), "it takes more than one");
         loop {
             match batch.send(self.socket.as_fd()) {
                 Sent::Whole => return,
@@ -87,9 +96,13 @@ impl Master {
         }
     }
 
-    fn call(&mut self, message: Encoded) -> CallId {
+    fn next_id(&mut self) -> CallId {
         self.calls += 1;
-        let id = CallId { place: self.calls, generation: 0 };
+        CallId { place: self.calls, generation: 0 }
+    }
+
+    fn call(&mut self, message: Encoded) -> CallId {
+        let id = self.next_id();
         self.say(Kind::Call, id, message);
         id
     }
@@ -189,6 +202,55 @@ fn a_reply_whose_writing_panics_leaves_its_call_unanswered_and_not_waiting_in_to
 fn is_unanswered((kind, message): &(Kind, Vec<u8>)) {
     let why: Failed = postcard::from_bytes(message).expect("why");
     assert!(matches!((kind, &why), (Kind::Failed, Failed::Unanswered)), "{why:?}");
+}
+
+/// Of two calls the first is cancelled in the datagram that brings both; only the second one is to run.
+fn never_begun(serve: Serve) {
+    let (tell, begun) = mpsc::channel();
+    let (mut master, _end) = Master::of(move |cx, spoken| serve(cx, spoken, tell));
+    let (cancelled, wanted) = (master.next_id(), master.next_id());
+    let call = || encode_own(&"a call");
+    master.say_together([
+        (Kind::Call, cancelled, call()),
+        (Kind::Cancel, cancelled, Encoded::default()),
+        (Kind::Call, wanted, call()),
+    ]);
+    assert_eq!(master.end_of(wanted), (Kind::Reply, vec![6]));
+    assert_eq!(begun.try_iter().count(), 1, "the cancelled one has run");
+}
+
+#[test]
+fn a_call_that_comes_with_its_cancel_never_runs() {
+    never_begun(|cx, spoken, begun| {
+        let count = |(): &mut (), text: String, _: &Cx<()>| {
+            let _ = begun.send(());
+            Ok(text.len() as u32)
+        };
+        turn::serve(cx, spoken, &|_| Ok(()), &count)
+    });
+}
+
+#[test]
+fn a_call_that_comes_with_its_cancel_never_runs_deferred() {
+    never_begun(|cx, spoken, begun| {
+        let count = |(): &mut (), text: String, responder: Responder<u32>, _: &Events<()>| {
+            let _ = begun.send(());
+            responder.answer(Ok(text.len() as u32));
+        };
+        deferred::serve(cx, spoken, 4, &|_| Ok(()), &count)
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_call_that_comes_with_its_cancel_never_runs_in_tokio() {
+    never_begun(|cx, spoken, begun| {
+        let count = |_, text: String, _: AsyncCx<()>| {
+            let _ = begun.send(());
+            async move { Ok(text.len() as u32) }
+        };
+        runtime::serve(cx, spoken, 4, &|_| Ok(()), &count)
+    });
 }
 
 /// Everything that is read ahead was cancelled, so no future comes of it that would wake the thread.
