@@ -136,6 +136,10 @@ impl Link {
         let token = self.hub.watch(self.socket.as_fd(), EpollFlags::EPOLLIN, source);
         let token = token.map_err(|error| Error::system("watch the process's socket", error))?;
         state.watch = Some((token, EpollFlags::EPOLLIN));
+        if let Some(at) = state.send_after {
+            // It was the first word that could not be sent, when there was nobody yet to be reminded.
+            self.remind(&state, at);
+        }
         drop(state);
         let myself = Weak::clone(&self.myself);
         self.running.on_exit(move |exit| {
