@@ -197,7 +197,7 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
     }
 
     /// Calls `handler` with each event. Set it before the first call: what comes while there is none is dropped, and
-    /// nothing is received before the first call or handler.
+    /// nothing is received before the first call or handler. It is let go when the conversation has ended.
     ///
     /// # Errors
     /// [`Error::System`]: the process's socket cannot be watched.

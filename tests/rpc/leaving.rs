@@ -1,10 +1,10 @@
 //! Finishing and dropping a client.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use hatchery::proc::{How, Template};
-use hatchery::rpc::{Options, Postcard};
+use hatchery::rpc::{Error, Options, Postcard};
 use libtest_mimic::Trial;
 
 use crate::entries::{Act, Said, scripted, tell_test};
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_client_that_never_called_leaves_no_process", unused),
         test("finish_of_a_process_that_dies_meanwhile_tells_how", dying),
         test("no_descriptor_is_left_of_finished_clients", none_left),
+        test("what_a_handler_of_events_holds_is_let_go_at_the_end", handler_let_go),
     ]
 }
 
@@ -50,7 +51,7 @@ fn dropped(entry: &str) -> Outcome {
         client.submit(&act, move |reply| tell_test(&tell, reply))?;
     }
     let lost = tell.clone();
-    client.on_error(move |why| tell_test(&lost, Err(hatchery::rpc::Error::Encode { words: why.to_string() })))?;
+    client.on_error(move |why| tell_test(&lost, Err(Error::Encode { words: why.to_string() })))?;
     drop((client, tell));
     let told: Vec<_> = told.iter().collect();
     assert_eq!(told.iter().filter(|reply| reply.is_ok()).count(), 300);
@@ -95,6 +96,19 @@ fn none_left() -> Outcome {
     }
     // Other tests have clients at the same time, but not so many.
     assert!(sockets()? < before + 75);
+    Ok(())
+}
+
+/// It holds its own client, as one does that submits.
+fn handler_let_go() -> Outcome {
+    let client = Arc::new(scripted("script")?);
+    let (tell, told) = mpsc::channel();
+    let held = (Arc::clone(&client), tell);
+    client.on_event(move |event| tell_test(&held.1, (event, held.0.outstanding())))?;
+    assert!(matches!(client.call(&Act::Events(vec![5], 1)), Ok(Said::Number(1))));
+    assert_eq!(told.recv_timeout(SOON)?.0, 5);
+    assert!(matches!(client.call(&Act::Exit(0)), Err(Error::Lost { .. })));
+    assert_eq!(told.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected));
     Ok(())
 }
 

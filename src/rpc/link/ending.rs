@@ -1,7 +1,7 @@
 //! The end of a conversation, however it comes.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use nix::libc;
@@ -47,6 +47,9 @@ impl Link {
             if let Some(on_end) = on_end {
                 on_end(why);
             }
+            // There will be no further event. A handler that holds its client would keep both for good.
+            let on_event = self.on_event.lock().unwrap_or_else(PoisonError::into_inner).take();
+            call_back(|| drop(on_event));
         });
         let mut state = self.end_delivery(self.state());
         state.end_told = true;

@@ -225,6 +225,9 @@ impl<Call, Reply, Event> Pool<Call, Reply, Event> {
 
     /// Calls `handler` with each event, and the worker that it comes from. Events of one worker come in their order; those of
     /// several may come at the same time. Set it before the first call: what comes while there is none is dropped.
+    ///
+    /// It is let go when the pool has finished. A clone of the pool in it keeps the pool open until a
+    /// [`finish`](Pool::finish).
     pub fn on_event(&self, handler: impl Fn(Worker, Event) + Send + Sync + 'static)
     where
         Event: 'static,
@@ -240,6 +243,8 @@ impl<Call, Reply, Event> Pool<Call, Reply, Event> {
 
     /// Calls `handler` with the end of each worker, on the pool's own thread: who, how, why, and what it had in hand. The calls
     /// that were lost with it hear of it before, or are begun again.
+    ///
+    /// It is let go when the pool has finished, as that of [`on_event`](Pool::on_event) is.
     pub fn on_worker_exit(&self, handler: impl FnMut(WorkerExit) + Send + 'static) {
         *self.shared().on_exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(handler));
     }

@@ -1,7 +1,7 @@
 //! The one thread of a pool: it makes processes, keeps time, and ends what has to be ended.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::{io, thread};
 
@@ -52,6 +52,9 @@ impl Shared {
                 Order::Finished => {
                     // A template that nobody else holds ends with it.
                     drop(source);
+                    // A clone of this pool in one of them would keep all of it for good.
+                    let handlers = (take(&self.on_event), take(&self.on_exit));
+                    call_back(|| drop(handlers));
                     let mut state = self.state();
                     state.finished = true;
                     let parked = std::mem::take(&mut state.parked);
@@ -87,11 +90,10 @@ impl Shared {
     }
 
     fn tell_exit(&self, exit: WorkerExit) {
-        let slot = || self.on_exit.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut handler) = slot().take() else { return };
+        let Some(mut handler) = take(&self.on_exit) else { return };
         delivering(|| call_back(|| handler(exit)));
         // It may have set another one.
-        let mut slot = slot();
+        let mut slot = self.on_exit.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             *slot = Some(handler);
         }
@@ -187,6 +189,10 @@ impl Shared {
             self.hear(&mut self.state(), Event::Measured { worker, resident });
         }
     }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl State {

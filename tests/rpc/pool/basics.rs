@@ -1,11 +1,8 @@
 //! Calls over several workers, events, futures, finishing and dropping.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::Duration;
 
 use hatchery::proc::{Process, Template};
@@ -15,6 +12,7 @@ use libtest_mimic::Trial;
 use super::tasks::{Task, Tasks, pool};
 use super::{SOON, eventually, exists};
 use crate::entries::tell_test;
+use crate::futures::block_on;
 use crate::support::{Outcome, test};
 
 pub fn tests() -> Vec<Trial> {
@@ -37,26 +35,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_callback_of_a_pool_may_submit_and_must_not_wait", in_callback),
         test("options_that_cannot_be_meant_open_no_pool", options),
         test("no_descriptor_and_no_thread_is_left_of_pools", nothing_left),
+        test("what_the_handlers_of_a_pool_hold_is_let_go_when_it_has_finished", handlers_let_go),
     ]
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 fn many(entry: &str) -> Outcome {
@@ -253,6 +233,20 @@ fn nothing_left() -> Outcome {
     // Other tests have pools at the same time, but not so many.
     eventually("descriptors are closed", || descriptors().is_ok_and(|now| now < before.0 + 100))?;
     eventually("threads have ended", || keepers().is_ok_and(|now| now < before.1 + 30))
+}
+
+/// Each of them holds a clone of the pool, as one does that submits.
+fn handlers_let_go() -> Outcome {
+    let pool = pool("tasks", PoolOptions::new())?;
+    let (tell, told) = mpsc::channel();
+    let (of_events, of_exits) = ((pool.clone(), tell.clone()), (pool.clone(), tell));
+    pool.on_event(move |_, _| tell_test(&of_events.1, of_events.0.statistics().busy));
+    pool.on_worker_exit(move |_| tell_test(&of_exits.1, of_exits.0.statistics().busy));
+    assert_eq!(pool.call(&Task::Events(1))?, 3);
+    pool.finish()?;
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 1, 0]);
+    assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+    Ok(())
 }
 
 fn descriptors() -> Result<usize, std::io::Error> {
