@@ -96,7 +96,7 @@ pub(super) fn wait<Reply>(
             }
         },
     };
-    found.unwrap_or_else(|| match shared.give_up(begun.number) {
+    found.unwrap_or_else(|| match shared.lose_patience(begun.number) {
         Some(may_have_run) => Err(Error::TimedOut { may_have_run }),
         // It has ended at the last moment, and somebody is about to say so.
         None => loop {

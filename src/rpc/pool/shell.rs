@@ -65,8 +65,7 @@ struct Record {
     repeatable: bool,
     label: Option<String>,
     sent: Option<Sent>,
-    /// An earlier worker may have begun it.
-    may_have_run: bool,
+    /// How it was lost with an earlier worker.
     lost: Option<Lost>,
 }
 
@@ -196,7 +195,7 @@ impl Shared {
         let NewCall { completion, parcel, terms, label } = call;
         let repeatable = terms.repeats > 0;
         let completion = Some(completion);
-        let record = Record { completion, parcel, repeatable, label, sent: None, may_have_run: false, lost: None };
+        let record = Record { completion, parcel, repeatable, label, sent: None, lost: None };
         state.calls.insert(number, record);
         state.core.handle(self.now(), Event::Called { call: number, terms });
         self.carry_out(&mut state, (caller == Caller::Waits).then_some(number));
@@ -204,13 +203,22 @@ impl Shared {
         Ok(Begun { number, link: sent.map(|sent| Arc::clone(&sent.link)) })
     }
 
-    /// Its caller does not wait any more. Whether it may have run; none, if it has ended before.
+    /// Its caller does not want it any more. Whether it may have run; none, if it has ended before.
     pub(super) fn give_up(&self, number: CallNumber) -> Option<bool> {
+        self.abandon(number, Event::GivenUp { call: number })
+    }
+
+    /// As [`give_up`](Shared::give_up), of a caller who would have wanted it earlier.
+    pub(super) fn lose_patience(&self, number: CallNumber) -> Option<bool> {
+        self.abandon(number, Event::Impatient { call: number })
+    }
+
+    fn abandon(&self, number: CallNumber, why: Event) -> Option<bool> {
         let mut state = self.state();
         let record = state.calls.get_mut(&number)?;
         let completion = record.completion.take()?;
-        let may_have_run = record.may_have_run || record.sent.is_some();
-        self.hear(&mut state, Event::GivenUp { call: number });
+        let may_have_run = record.sent.is_some() || state.core.begun_before(number);
+        self.hear(&mut state, why);
         state.forget_if_over(number);
         drop(state);
         // It is the caller's own code.
@@ -278,6 +286,9 @@ impl Shared {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
+                // Where it could not be begun again, how it was lost is what its caller has to know.
+                let may_have_run = state.core.begun_before(call);
+                let error = record.lost.take().map_or(error, |why| Error::Lost { may_have_run, why });
                 if let Some(completion) = record.completion.take() {
                     state.orders.push_back(Order::End(completion, Box::new(error)));
                 }
@@ -313,6 +324,13 @@ impl Shared {
             state.forget_if_over(call);
             return Ok(());
         }
+        let outcome = match outcome {
+            Outcome::Failed(Error::DescriptorsLost { may_have_run }) => {
+                let may_have_run = may_have_run || state.core.begun_before(call);
+                Outcome::Failed(Error::DescriptorsLost { may_have_run })
+            }
+            other => other,
+        };
         let well = matches!(outcome, Outcome::Reply { .. });
         let completion = state.calls.remove(&call).and_then(|record| record.completion);
         // The next call is on its way before this one's caller hears.
@@ -348,7 +366,6 @@ impl State {
     /// A worker's conversation has ended before it answered the call.
     fn lose(&mut self, call: CallNumber, may_have_run: bool, why: Lost, now: Duration) {
         let Some(record) = self.calls.get_mut(&call) else { return };
-        record.may_have_run |= may_have_run;
         record.lost = Some(why);
         let Some(Sent { worker, at, .. }) = record.sent.take() else { return };
         if let Some(member) = self.members.get_mut(&worker) {

@@ -7,14 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use hatchery::proc::{How, Template};
-use hatchery::rpc::{Cause, Error, Late, Lost, Pool, PoolOptions, WorkerExit};
+use hatchery::rpc::{Cause, Descriptor, Error, Late, Lost, Pool, PoolOptions, WorkerExit};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::tasks::{Task, Tasks, pool};
 use super::{SOON, eventually, exists};
-use crate::entries::tell_test;
+use crate::entries::{Append, tell_test};
 use crate::support::{Outcome, test};
 
 pub fn tests() -> Vec<Trial> {
@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
         test("an_exit_is_told_with_pid_how_why_and_what_was_in_hand", exits),
         test("a_handler_of_exits_may_set_another", handler_sets_another),
         test("a_killed_template_is_replaced_and_the_pool_goes_on", template_killed),
+        test("a_repeated_call_that_cannot_begin_again_is_told_that_it_may_have_run", begun_before),
     ]
 }
 
@@ -298,5 +299,29 @@ fn template_killed() -> Outcome {
     assert_eq!(pool.call(&Task::Say(3))?, 3);
     assert_ne!(told.recv_timeout(SOON)?, first);
     pool.finish()?;
+    Ok(())
+}
+
+/// The second worker has no room for the call's descriptor.
+fn begun_before() -> Outcome {
+    let mut template = Template::spawn()?;
+    let mut first = true;
+    let pool: Pool<Append, u64, ()> = Pool::new("append", PoolOptions::new().max(1), move || {
+        let process = template.fork()?;
+        if std::mem::take(&mut first) { Ok(process) } else { process.call("no_further_descriptor", ()) }
+    })?;
+    let file = tempfile::tempfile()?;
+    let append = || -> Result<Append, std::io::Error> {
+        Ok(Append { to: Descriptor::from(file.try_clone()?), text: "a line".to_owned() })
+    };
+    pool.call(&append()?)?;
+    let pid = pool.workers().first().and_then(|worker| worker.pid).map(Pid::from_raw).ok_or("it has no worker")?;
+    kill(pid, Signal::SIGSTOP)?;
+    let (tell, told) = mpsc::channel();
+    pool.prepare(&append()?).repeatable(1).submit(move |reply| tell_test(&tell, reply))?;
+    kill(pid, Signal::SIGKILL)?;
+    let outcome = told.recv_timeout(SOON)?;
+    assert!(matches!(outcome, Err(Error::DescriptorsLost { may_have_run: true })), "{outcome:?}");
+    assert_eq!(pool.finish()?.retried, 1);
     Ok(())
 }

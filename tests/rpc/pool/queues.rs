@@ -105,6 +105,7 @@ fn impatient() -> Outcome {
     assert!(matches!(queued, Err(Error::TimedOut { may_have_run: false })), "{queued:?}");
     let statistics = pool.statistics();
     assert_eq!((statistics.queued, statistics.waiting), (0, 0));
+    assert_eq!((statistics.timed_out, statistics.cancelled), (2, 0));
     drop(held);
     assert_eq!(pool.call(&Task::Count)?, 2, "what was given up has not run");
     Ok(())
@@ -127,6 +128,8 @@ fn told(entry: &str) -> Outcome {
         assert_eq!((told.recv_timeout(SOON)?, told.recv_timeout(SOON)?), (0, 1));
     }
     assert_eq!(pool.call(&Task::Who)?, pid);
+    let statistics = pool.statistics();
+    assert_eq!((statistics.timed_out, statistics.cancelled), (10, 0));
     Ok(())
 }
 

@@ -140,11 +140,21 @@ impl Core {
         }
     }
 
+    pub(super) fn impatient(&mut self, number: CallNumber) -> Option<bool> {
+        let may_have_run = self.abandon(number)?;
+        self.tally.timed_out += 1;
+        Some(may_have_run)
+    }
+
     pub(super) fn out_of_patience(&mut self, number: CallNumber) {
-        if let Some(may_have_run) = self.abandon(number) {
-            self.tally.timed_out += 1;
+        if let Some(may_have_run) = self.impatient(number) {
             self.act(Action::End { call: number, why: NoReply::TimedOut { may_have_run } });
         }
+    }
+
+    /// Whether a worker that had it before may have begun it.
+    pub(in crate::rpc::pool) fn begun_before(&self, number: CallNumber) -> bool {
+        self.calls.get(&number).is_some_and(|call| call.may_have_run)
     }
 
     /// Nobody waits any more. Whether it may have run, if somebody did.
@@ -181,7 +191,7 @@ impl Core {
     pub(super) fn turn_away(&mut self) {
         let waiting: Vec<CallNumber> = self.queue.iter().chain(&self.door).copied().collect();
         for number in waiting {
-            let may_have_run = self.calls.get(&number).is_some_and(|call| call.may_have_run);
+            let may_have_run = self.begun_before(number);
             self.timers.cancel(Timer::Patience(number));
             self.forget(number);
             self.tally.refused += 1;

@@ -28,6 +28,8 @@ pub(in crate::rpc::pool) enum Event {
     Called { call: CallNumber, terms: Terms },
     /// Its caller does not wait any more.
     GivenUp { call: CallNumber },
+    /// Its caller has waited for as long as he had patience, and does not wait any more.
+    Impatient { call: CallNumber },
     /// It has a reply, or a failure of its own.
     Answered { call: CallNumber, well: bool },
     /// The conversation with its worker had ended before it could be sent.

@@ -153,6 +153,7 @@ impl Core {
         match event {
             Event::Called { call, terms } => self.called(call, terms),
             Event::GivenUp { call } => self.given_up(call),
+            Event::Impatient { call } => drop(self.impatient(call)),
             Event::Answered { call, well } => self.answered(call, well),
             Event::Unsent { call } => self.unsent(call),
             Event::Lost { call, may_have_run } => self.lost(call, may_have_run),

@@ -41,6 +41,7 @@ fn random_lives_of_a_pool_keep_every_promise() {
         "no worker",
         "full",
         "given up",
+        "impatient",
         "late start",
         "failed start",
         "late leaving",
@@ -268,8 +269,13 @@ impl World {
         sim.ended = true;
         sim.waiting = false;
         self.open.remove(&call);
-        self.saw("given up");
-        self.hear(Event::GivenUp { call });
+        if self.random.below(2) == 0 {
+            self.saw("given up");
+            self.hear(Event::GivenUp { call });
+        } else {
+            self.saw("impatient");
+            self.hear(Event::Impatient { call });
+        }
     }
 
     fn answer_one(&mut self) {
