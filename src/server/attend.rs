@@ -27,10 +27,10 @@ use crate::sys::clock::Monotonic;
 /// How long, and for how many bytes, a client may take to notice that everything is said.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
-/// The same for a worker without a master, which is to be away within a moment.
-const ORPHANS_LINGER_TIME: Duration = Duration::from_millis(50);
 /// How long a draining worker waits for the first byte of a connection that it has accepted.
 pub(super) const FIRST_BYTE_TIME: Duration = Duration::from_secs(1);
+/// What both are for a worker without a master, which is to be away within a moment.
+const ORPHANS_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The service, with all that a request needs.
 pub(super) struct Attendant<S> {
@@ -146,23 +146,23 @@ impl<S: Service> Attendant<S> {
     /// When a connection that has come into `phase` just now is due.
     pub(super) fn due(&self, phase: Phase) -> Option<Monotonic> {
         match phase {
+            Phase::Fresh | Phase::Lingering { .. } if self.orphaned => Some(self.now.after(ORPHANS_PATIENCE)),
             Phase::Fresh if self.draining => Some(self.now.after(FIRST_BYTE_TIME)),
             Phase::Idle if self.draining => self.last_chance,
             Phase::Fresh | Phase::Idle => self.config.idle_timeout.map(|span| self.now.after(span)),
-            Phase::Partial(request) => request.due.or_else(|| self.orphans_due()),
+            Phase::Partial(request) => self.urged(request.due),
             // Without a deadline, a client that takes nothing more is idle as well.
-            Phase::Sending(Sending { request, .. }) => request
-                .due
-                .or_else(|| self.orphans_due())
-                .or_else(|| self.config.idle_timeout.map(|span| self.now.after(span))),
-            Phase::Lingering { .. } if self.orphaned => Some(self.now.after(ORPHANS_LINGER_TIME)),
+            Phase::Sending(Sending { request, .. }) => {
+                self.urged(request.due.or_else(|| self.config.idle_timeout.map(|span| self.now.after(span))))
+            }
             Phase::Lingering { .. } => Some(self.now.after(LINGER_TIME)),
         }
     }
 
-    /// Nobody ends a worker without a master, so it waits for no client without end.
-    fn orphans_due(&self) -> Option<Monotonic> {
-        self.orphaned.then(|| self.now.after(LINGER_TIME))
+    /// Nobody ends a worker without a master, so it waits for no client that does nothing, whatever is its deadline.
+    fn urged(&self, due: Option<Monotonic>) -> Option<Monotonic> {
+        let soon = self.orphaned.then(|| self.now.after(LINGER_TIME));
+        due.into_iter().chain(soon).min()
     }
 
     fn is_last_chance_over(&self) -> bool {

@@ -45,10 +45,25 @@ impl MasterLink {
 
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
     pub(super) fn wants_drain(&self) -> bool {
-        while !self.drain.get() {
+        if !self.drain.get() {
+            self.take_in();
+        }
+        self.drain.get()
+    }
+
+    /// Whether the master is gone; takes in what has come, and never waits.
+    pub(super) fn is_gone(&self) -> bool {
+        self.take_in();
+        self.is_gone.get()
+    }
+
+    fn take_in(&self) {
+        while !self.is_gone.get() {
             match self.channel.try_recv() {
-                Ok(Received::Empty) => return false,
+                Ok(Received::Empty) => return,
                 Ok(Received::Message { message: ToWorker::Drain, .. }) => self.drain.set(true),
+                // Who leaves takes no orders, nor keeps what came with them.
+                Ok(Received::Message { .. }) if self.drain.get() => {}
                 Ok(Received::Message { message, fds, .. }) => self.orders.borrow_mut().push((message, fds)),
                 // A conversation that makes no sense is as good as none.
                 Ok(Received::Eof) | Err(_) => {
@@ -57,7 +72,6 @@ impl MasterLink {
                 }
             }
         }
-        true
     }
 
     /// Whether something was taken in, perhaps in the middle of a request: the socket does not tell of it again.
@@ -68,6 +82,12 @@ impl MasterLink {
     /// What has come, but for the wish to drain, since this was asked the last time.
     pub(super) fn take_orders(&self) -> Vec<(ToWorker, Vec<OwnedFd>)> {
         self.orders.take()
+    }
+}
+
+impl AsFd for MasterLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }
 
@@ -89,7 +109,7 @@ impl DrainNotice {
         let (pipe, pipe_end) = UnixStream::pair()?;
         pipe_end.set_nonblocking(true)?;
         let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        sources.add(&link.channel, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        sources.add(&*link, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         sources.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         term::write_to(pipe_end.try_clone()?.into())?;
         Ok(Self { link, pipe, pipe_end, sources, said_ready: Cell::new(false), asked: Cell::new(false) })
@@ -112,11 +132,6 @@ impl DrainNotice {
             self.ask();
         }
         self.asked.get()
-    }
-
-    /// Whether the worker drains because its master is gone: it is to leave soon.
-    pub(super) fn is_orphaned(&self) -> bool {
-        self.link.is_gone.get()
     }
 
     fn ask(&self) {

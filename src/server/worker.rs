@@ -24,12 +24,10 @@ mod accepting;
 mod keeping;
 mod token;
 
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use slog::{info, warn};
+use std::os::fd::OwnedFd;
 
 use self::accepting::{Complaints, Listener, Queue};
 use self::token::Token;
@@ -129,6 +127,7 @@ impl<S: Service> Worker<S> {
         for token in tokens.clone() {
             match token {
                 Token::Notice => self.hear()?,
+                Token::Master => self.hear_the_end()?,
                 Token::Parked(key) => self.revisit(key),
                 Token::Listener(_) => {}
             }
@@ -208,26 +207,47 @@ impl<S: Service> Worker<S> {
     fn begin_drain(&mut self) -> Result<()> {
         self.say_of_queues(&FromWorker::Leaving);
         info!(self.attendant.log, "draining"; "parked" => self.parked.len());
-        let orphaned = self.notice.is_orphaned();
-        let last_chance = if orphaned { Duration::ZERO } else { self.attendant.config.last_chance };
         self.attendant.draining = true;
-        self.attendant.orphaned = orphaned;
-        self.attendant.last_chance = Some(self.attendant.now.after(last_chance));
+        self.attendant.last_chance = Some(self.attendant.now.after(self.attendant.config.last_chance));
         self.attendant.record.set_state(self.attendant.resting_state());
+        // From now on the notice is readable for ever, and what the master says does not matter; its end does.
         self.epoll.delete(&self.notice)?;
+        self.epoll.add(&*self.attendant.link, Token::Master.event(EpollFlags::EPOLLIN))?;
+        if self.attendant.link.is_gone() {
+            self.become_orphan()?;
+        }
         for key in self.keys_of(|_| true) {
             self.leave(key)?;
         }
+        self.urge_guests();
+        Ok(())
+    }
+
+    fn hear_the_end(&mut self) -> Result<()> {
+        if self.attendant.link.is_gone() && !self.attendant.orphaned {
+            info!(self.attendant.log, "the master is gone"; "parked" => self.parked.len());
+            self.become_orphan()?;
+            self.urge_guests();
+        }
+        Ok(())
+    }
+
+    fn become_orphan(&mut self) -> Result<()> {
+        self.attendant.orphaned = true;
+        self.attendant.last_chance = Some(self.attendant.now);
+        Ok(self.epoll.delete(&*self.attendant.link)?)
+    }
+
+    /// Those that wait for a request have a moment more from now on, and without a master so have all others.
+    fn urge_guests(&mut self) {
         for key in self.parked.keys() {
             self.revisit(key);
-            // Those that wait for a request have a moment more from now on, and without a master so have all others.
             match self.parked.get(key).map(|guest| guest.phase) {
                 Some(phase @ (Phase::Fresh | Phase::Idle)) => self.parked.set_due(key, self.attendant.due(phase)),
-                Some(phase) if orphaned => self.parked.set_due(key, self.attendant.due(phase)),
+                Some(phase) if self.attendant.orphaned => self.parked.set_due(key, self.attendant.due(phase)),
                 _ => {}
             }
         }
-        Ok(())
     }
 }
 

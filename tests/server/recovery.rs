@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         invariant_9_kill_9_of_the_master_frees_the_port_and_leaves_nobody,
         invariant_9_after_kill_9_of_the_master_a_request_in_hand_is_still_answered,
         invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off,
+        invariant_9_kill_9_of_the_master_while_a_worker_drains_leaves_nobody,
         invariant_9_kill_9_of_the_master_in_the_middle_of_a_preload_frees_the_port,
         invariant_9_kill_9_of_the_master_in_the_middle_of_a_start_frees_the_port,
         invariant_9_kill_9_of_the_template_leaves_its_workers_serving,
@@ -83,6 +84,21 @@ fn invariant_9_after_kill_9_of_the_master_under_load_no_answer_breaks_off() {
         client.answer().expect("a request that had arrived is answered").greeting();
     }
     within(Duration::from_secs(2), "all processes are gone", || server.processes().is_empty());
+}
+
+/// The worker waits for a client whose request is incomplete, who has 30 seconds for it.
+fn invariant_9_kill_9_of_the_master_while_a_worker_drains_leaves_nobody() {
+    let mut server = Server::start(&["--workers", "1"]);
+    let mut client = server.client();
+    let (_, old, _) = client.get("/").expect("an answer").greeting();
+    client.send(b"GET / HT").expect("a part of a request");
+    server.signal(Signal::SIGHUP);
+    server.log.wait("the old worker leaves", |record| record.is_about("draining", old));
+    assert!(is_alive(old), "somebody waits for the client");
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    within(Duration::from_secs(5), "all processes are gone", || server.processes().is_empty());
+    assert_eq!(client.answer().expect("a word that it took too long").status, 408);
 }
 
 /// Kills the master of a server that hangs in this moment of its boot.

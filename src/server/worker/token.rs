@@ -8,6 +8,8 @@ use crate::server::parked::Key;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
     Notice,
+    /// The master's end, while the worker drains.
+    Master,
     Listener(u32),
     Parked(Key),
 }
@@ -16,10 +18,12 @@ impl Token {
     /// In the low half, above all seats of parked connections.
     const NOTICE: u32 = u32::MAX;
     const LISTENER: u32 = u32::MAX - 1;
+    const MASTER: u32 = u32::MAX - 2;
 
     pub(super) fn event(self, flags: EpollFlags) -> EpollEvent {
         let (high, low) = match self {
             Self::Notice => (0, Self::NOTICE),
+            Self::Master => (0, Self::MASTER),
             Self::Listener(index) => (index, Self::LISTENER),
             Self::Parked(key) => (key.generation, key.index),
         };
@@ -32,6 +36,7 @@ impl From<u64> for Token {
         let (high, low) = ((number >> 32) as u32, number as u32);
         match low {
             Self::NOTICE => Self::Notice,
+            Self::MASTER => Self::Master,
             Self::LISTENER => Self::Listener(high),
             index => Self::Parked(Key { index, generation: high }),
         }

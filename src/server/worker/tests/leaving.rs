@@ -4,11 +4,12 @@ use std::mem;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, raise};
 
 use super::*;
+use crate::server::attend::FIRST_BYTE_TIME;
 
 #[test]
 fn a_drained_worker_closes_idle_connections_and_leaves() {
@@ -40,6 +41,48 @@ fn a_worker_whose_master_is_gone_waits_for_no_client_without_end() {
     writer.send("the beginning of");
     drop(worker.master);
     worker.thread.join().unwrap().unwrap();
+}
+
+/// Whatever it waits for at that moment.
+#[test]
+fn a_worker_that_drains_hears_its_masters_end() {
+    if !is_child() {
+        let test = "server::worker::tests::leaving::a_worker_that_drains_hears_its_masters_end";
+        let status = child_of(test).status().unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    let hour = Duration::from_secs(3600);
+    let worker = TestWorker::start(WorkerConfig { last_chance: hour, request_timeout: Some(hour), ..config() });
+    let (mut kept, mut reader, mut writer) = (worker.client(), worker.client(), worker.client());
+    assert_eq!(reader.ask("flood"), "flood\n");
+    assert_eq!(writer.ask("one"), "one\n");
+    writer.send("the beginning of");
+    assert_eq!(kept.ask("one"), "one\n");
+    worker.ask_to_drain();
+    while kept.ask("two") != "two (draining)\n" {}
+    let TestWorker { master, thread, .. } = worker;
+    drop(master);
+    kept.sees_the_end();
+    assert_eq!(writer.line(), "late\n");
+    thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_worker_whose_master_is_gone_waits_only_a_moment_for_the_first_byte_of_a_client() {
+    let is_away_at_once = || {
+        let worker = TestWorker::start(config());
+        let mut silent = worker.client();
+        assert_eq!(worker.client().ask("one"), "one\n");
+        let TestWorker { master, thread, .. } = worker;
+        drop(master);
+        let begun = Instant::now();
+        silent.sees_the_end();
+        thread.join().unwrap().unwrap();
+        begun.elapsed() < FIRST_BYTE_TIME
+    };
+    // On a machine with much else to do, that may take longer once.
+    assert!((0..5).any(|_| is_away_at_once()));
 }
 
 #[test]
