@@ -33,6 +33,8 @@ struct State {
     outbox: Outbox,
     /// Some thread is sending, without the lock; it sends what is added meanwhile too.
     sending: bool,
+    /// Threads that wait for `sent`: without them its notification would be a system call after each reply for nothing.
+    waiting: usize,
     /// There is nobody who could hear anything.
     gone: bool,
 }
@@ -103,7 +105,9 @@ impl Output {
     fn send<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         if state.sending {
             while state.outbox.weight() > QUEUED && !state.gone {
+                state.waiting += 1;
                 state = self.sent.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
             }
             return;
         }
@@ -123,7 +127,9 @@ impl Output {
                 state.gone = true;
                 state.outbox.clear();
             }
-            self.sent.notify_all();
+            if state.waiting > 0 {
+                self.sent.notify_all();
+            }
         }
         state.sending = false;
     }
