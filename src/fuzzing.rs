@@ -9,6 +9,7 @@
 //! | [`http`] | a stream of requests | the same requests however it is cut; what is accepted means the same when written anew; a body ends where an independent reading of it ends |
 //! | [`hello`] | the same, to the whole service | one answer for each request, in order, with the right status; the connection ends when it must |
 //! | [`messages`] | messages between processes | what is read is written and read again as the same; nonsense is `InvalidData`, and the conversation goes on |
+//! | [`control`] | a client of the control socket | the same questions and refusals however its words are cut, within the bounds |
 //! | [`configuration`] | flags, addresses, durations | what `--check-config` shows is read as the same configuration; an error names flag and value |
 
 use crate::{cli, proc, server};
@@ -35,6 +36,11 @@ pub fn messages(data: &[u8]) {
         2 => proc::fuzzing::obituary(datagram),
         kind => server::fuzzing::message_of(kind - 3, datagram),
     }
+}
+
+/// What a client says at the control socket. The first byte says how it is cut.
+pub fn control(data: &[u8]) {
+    crate::control::fuzzing::control(data);
 }
 
 /// The arguments of a command line, a zero byte between them. The first byte says of which command, and whether values
@@ -76,6 +82,11 @@ mod tests {
     #[test]
     fn every_kept_message_is_read_as_it_was_written_or_refused() {
         replay("messages", super::messages);
+    }
+
+    #[test]
+    fn every_kept_client_of_the_control_socket_is_answered_or_refused_however_it_is_cut() {
+        replay("control", super::control);
     }
 
     #[test]

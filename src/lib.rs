@@ -3,10 +3,12 @@
 //! - A server: implement [`server::Service`], and let `main` be `hatchery::serve::<MyService>()`, which has every flag of
 //!   the command `hatchery serve` (feature `cli`, on by default). A program with a command line of its own fills a
 //!   [`server::Config`] and calls [`server::run`].
+//! - A running server asked and told what to do: [`control`] (feature `control`, on by default).
 //! - Processes alone: [`proc::Template`] and [`proc::Process`], after [`init`].
 //! - A process that is called like a function, and pools of them: [`rpc`].
 //!
-//! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`rpc`], [`server`], `cli`.
+//! The folders are layers; each imports only those above it in this list: `sys`, [`proc`], [`rpc`], [`server`], [`control`],
+//! `cli`.
 
 mod machine;
 mod sys;
@@ -14,6 +16,9 @@ mod sys;
 pub mod proc;
 pub mod rpc;
 pub mod server;
+
+#[cfg(feature = "control")]
+pub mod control;
 
 #[cfg(feature = "cli")]
 pub mod cli;

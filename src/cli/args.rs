@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::exit::Exit;
-use super::raw::{Given, RawConfig};
+use super::raw::{Given, RawConfig, RawOrder};
 
 /// Pre-fork multi-process server: lean templates, supervised workers, nothing lost.
 ///
@@ -28,7 +28,39 @@ struct Hatchery {
 enum Command {
     /// Runs a server in the foreground until it is told to stop.
     #[command(max_term_width = 100, after_help = Exit::table())]
-    Serve(ShippedArgs),
+    Serve(Box<ShippedArgs>),
+
+    /// Has a running server reload, and waits until the new generation serves or was rolled back
+    ///
+    /// An interrupt (Ctrl-C) ends the waiting, not the reload.
+    #[command(max_term_width = 100, after_help = Exit::table())]
+    Reload(ReloadArgs),
+
+    /// Shows how a running server stands, and each of its workers
+    #[command(max_term_width = 100, after_help = Exit::table())]
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    /// The server's control socket, as its --control says
+    #[arg(long, value_name = "PATH")]
+    control: String,
+
+    /// How long to wait for the end of the reload, with a unit; 1ms to 1day; without it, as long as it takes
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    timeout: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The server's control socket, as its --control says
+    #[arg(long, value_name = "PATH")]
+    control: String,
+
+    /// Shows it as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// The flags of `hatchery serve`: those of every server, and the choice among the shipped services.
@@ -161,6 +193,11 @@ struct ServerArgs {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<String>,
 
+    /// Where the server answers `hatchery status` and `hatchery reload`: the path of a Unix socket, which only its own
+    /// user and root may use, or unix:@name; it answers nowhere unless this is given
+    #[arg(long, value_name = "PATH")]
+    control: Option<String>,
+
     /// How log records are written to stderr: `term` (words) or `json` (one object a line) [default: term]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -182,15 +219,31 @@ pub(super) struct Asked {
     pub(super) check_config: bool,
 }
 
+/// A command as written.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// To run a server.
+    Serve(Box<Asked>),
+    /// To ask a running one.
+    Order(RawOrder),
+}
+
 /// Reads the arguments of the `hatchery` command; the first is the program's name.
-pub(super) fn of_hatchery(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+pub(super) fn of_hatchery(arguments: Vec<OsString>) -> Result<Line, clap::Error> {
     all_text(&arguments)?;
     let hatchery = Hatchery::try_parse_from(arguments)?;
-    let shipped = match hatchery.command {
-        Some(Command::Serve(shipped)) => shipped,
-        None => hatchery.serve,
-    };
-    Ok(shipped.into())
+    let control = |text| Given::by_flag(text, "--control");
+    Ok(match hatchery.command {
+        Some(Command::Serve(shipped)) => Line::Serve(Box::new((*shipped).into())),
+        None => Line::Serve(Box::new(hatchery.serve.into())),
+        Some(Command::Reload(ReloadArgs { control: at, timeout })) => {
+            let timeout = timeout.map(|text| Given::by_flag(text, "--timeout"));
+            Line::Order(RawOrder::Reload { control: control(at), timeout })
+        }
+        Some(Command::Status(StatusArgs { control: at, json })) => {
+            Line::Order(RawOrder::Status { control: control(at), json })
+        }
+    })
 }
 
 /// Reads the arguments of a program's own server; the first is the program's name.
@@ -257,6 +310,7 @@ impl From<ServerArgs> for Asked {
             max_surge: one(args.max_surge, "--max-surge"),
             upgrade_timeout: one(args.upgrade_timeout, "--upgrade-timeout"),
             pid_file: one(args.pid_file, "--pid-file"),
+            control: one(args.control, "--control"),
             log_format: one(args.log_format, "--log-format"),
             log_level: one(args.log_level, "--log-level"),
         };

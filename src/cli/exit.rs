@@ -6,18 +6,24 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
-    /// The server was stopped and all went as asked; or what was asked was only help or a check.
+    /// The server was stopped and all went as asked; the reload has brought its generation; or what was asked was only an
+    /// answer, help or a check.
     CleanStop,
-    /// Anything that has no number of its own.
+    /// Anything that has no number of its own; a reload that was rolled back or called off.
     Failure,
     /// A flag or a value is wrong. Nothing was started, written or deleted.
     Usage,
     /// The server could not boot: an address that cannot be bound, a preload or start that fails.
     CannotBoot,
+    /// Nobody answers at the control socket, or not to this user.
+    NoAnswer,
+    /// How the reload ends is not known: the time was over, or the server ended first.
+    Unknown,
 }
 
 impl Exit {
-    const ALL: [Exit; 4] = [Exit::CleanStop, Exit::Failure, Exit::Usage, Exit::CannotBoot];
+    const ALL: [Exit; 6] =
+        [Exit::CleanStop, Exit::Failure, Exit::Usage, Exit::CannotBoot, Exit::NoAnswer, Exit::Unknown];
 
     /// The exit code.
     pub fn code(self) -> u8 {
@@ -26,15 +32,23 @@ impl Exit {
             Exit::Failure => 1,
             Exit::Usage => 2,
             Exit::CannotBoot => 3,
+            Exit::NoAnswer => 4,
+            Exit::Unknown => 5,
         }
     }
 
     fn meaning(self) -> &'static str {
         match self {
-            Exit::CleanStop => "clean stop",
-            Exit::Failure => "anything else",
+            Exit::CleanStop => "clean stop; of `reload`: the new generation serves",
+            Exit::Failure => {
+                "anything else; of `reload`: it was rolled back or called off, and standard error says why"
+            }
             Exit::Usage => "usage or configuration: a flag or value is wrong; nothing was started or deleted",
             Exit::CannotBoot => "could not boot: an address that cannot be bound, a preload or start that fails",
+            Exit::NoAnswer => "of `reload` and `status`: no server answers at the control socket, or not to this user",
+            Exit::Unknown => {
+                "of `reload`: its outcome is not known, the time was over or the server ended first; it may go on"
+            }
         }
     }
 
@@ -56,11 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_0_1_2_3_for_ever() {
+    fn exit_codes_are_0_1_2_3_4_5_for_ever() {
         assert_eq!(Exit::CleanStop.code(), 0);
         assert_eq!(Exit::Failure.code(), 1);
         assert_eq!(Exit::Usage.code(), 2);
         assert_eq!(Exit::CannotBoot.code(), 3);
+        assert_eq!(Exit::NoAnswer.code(), 4);
+        assert_eq!(Exit::Unknown.code(), 5);
         for exit in Exit::ALL {
             assert!(Exit::table().contains(&format!("  {}  {}", exit.code(), exit.meaning())));
         }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::exit::Exit;
+use super::order::Order;
 use super::raw::{Given, RawConfig};
 use super::show::Shown;
 use super::{Front, Invocation, NotRun, parse};
@@ -27,7 +28,10 @@ fn command_line<'a>(front: Front, arguments: impl Iterator<Item = &'a [u8]>) {
     let arguments = arguments.map(|bytes| OsString::from_vec(bytes.to_vec()));
     let arguments: Vec<OsString> = [OsString::from("hatchery")].into_iter().chain(arguments).collect();
     match parse(front, arguments.clone()) {
-        Ok(Invocation { config, .. }) => reads_again_as_shown(front, &config),
+        Ok(Invocation::Serve(serving)) => reads_again_as_shown(front, &serving.config),
+        Ok(Invocation::Order(Order::Reload { control, .. } | Order::Status { control, .. })) => {
+            assert_eq!(control.to_string().parse(), Ok(control), "it reads again as it is shown");
+        }
         Err(NotRun::Flags(error)) => {
             let words = error.to_string();
             let exit = NotRun::Flags(error).exit();
@@ -109,6 +113,7 @@ fn give(raw: &mut RawConfig, number: u8, value: &str) -> &'static str {
         ("--spare-workers", &mut raw.spare_workers),
         ("--worker-idle-timeout", &mut raw.worker_idle_timeout),
         ("--accept", &mut raw.accept),
+        ("--control", &mut raw.control),
     ];
     // A number beyond the last flag is the list of addresses, which may be long.
     let number = usize::from(number);
@@ -139,7 +144,7 @@ fn reads_again_as_shown(front: Front, config: &Config) {
         (key, value) => Some(format!("--{key}={value}")),
     });
     let arguments = ["hatchery".to_owned()].into_iter().chain(flags).map(OsString::from).collect();
-    let again = parse(front, arguments).unwrap_or_else(|error| panic!("{error}\nfor\n{shown}")).config;
+    let again = parse(front, arguments).unwrap_or_else(|error| panic!("{error}\nfor\n{shown}")).into_config();
     assert_eq!(&again, config);
 }
 
@@ -147,5 +152,6 @@ fn has_lines_in_values(config: &Config) -> bool {
     let addresses = config.listen.iter().map(ToString::to_string);
     let arguments = config.args.iter().flat_map(|(key, value)| [key.clone(), value.clone()]);
     let pid_file = config.pid_file.iter().map(|path| path.to_string_lossy().into_owned());
-    addresses.chain(arguments).chain(pid_file).any(|text| text.contains(['\n', '\r']))
+    let control = config.control.iter().map(|point| point.address().to_string());
+    addresses.chain(arguments).chain(pid_file).chain(control).any(|text| text.contains(['\n', '\r']))
 }

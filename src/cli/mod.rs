@@ -1,12 +1,13 @@
 //! The `hatchery` command, and the same flags for a program's own server.
 //!
-//! Arguments are read as written (`args`), resolved (`raw`), and then either shown (`--check-config`)
-//! or run. Every way out is an [`Exit`].
+//! Arguments are read as written (`args`), resolved (`raw`), and then either shown (`--check-config`),
+//! run, or asked of a server that runs (`order`). Every way out is an [`Exit`].
 
 mod args;
 mod exit;
 #[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod order;
 mod raw;
 mod show;
 
@@ -16,7 +17,9 @@ use std::process::ExitCode;
 
 use slog::{Logger, crit};
 
+use args::Line;
 pub use exit::Exit;
+use order::Order;
 
 use crate::proc::{Registry, words_of};
 use crate::server::services::{Echo, Hello};
@@ -82,11 +85,31 @@ pub(crate) enum Front {
 
 /// What the arguments ask for.
 #[derive(Debug)]
-pub(crate) struct Invocation {
+pub(crate) enum Invocation {
+    /// To run a server.
+    Serve(Box<Serving>),
+    /// To ask one that runs.
+    Order(Order),
+}
+
+/// A server to run.
+#[derive(Debug)]
+pub(crate) struct Serving {
     /// The configuration, resolved.
     pub(crate) config: Config,
     /// Only show the configuration.
     pub(crate) check_config: bool,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Invocation {
+    /// The configuration of the server that is to run.
+    pub(crate) fn into_config(self) -> Config {
+        match self {
+            Invocation::Serve(serving) => serving.config,
+            Invocation::Order(order) => panic!("{order:?} runs no server"),
+        }
+    }
 }
 
 /// Why nothing is run: help was asked for, or a flag or value is wrong.
@@ -102,22 +125,29 @@ pub(crate) enum NotRun {
 
 /// Reads and resolves the arguments, the first of which is the program's name.
 pub(crate) fn parse(front: Front, arguments: Vec<OsString>) -> Result<Invocation, NotRun> {
-    let (asked, service) = match front {
+    let (line, service) = match front {
         Front::Hatchery => (args::of_hatchery(arguments), ServiceName::Hello),
-        Front::OwnServer => (args::of_own_server(arguments), ServiceName::Own),
+        Front::OwnServer => {
+            (args::of_own_server(arguments).map(|asked| Line::Serve(Box::new(asked))), ServiceName::Own)
+        }
     };
-    let asked = asked.map_err(NotRun::Flags)?;
-    let config = asked.raw.resolve(service).map_err(NotRun::Value)?;
-    Ok(Invocation { config, check_config: asked.check_config })
+    match line.map_err(NotRun::Flags)? {
+        Line::Serve(asked) => {
+            let config = asked.raw.resolve(service).map_err(NotRun::Value)?;
+            Ok(Invocation::Serve(Box::new(Serving { config, check_config: asked.check_config })))
+        }
+        Line::Order(order) => order.resolve().map(Invocation::Order).map_err(NotRun::Value),
+    }
 }
 
 /// The way from arguments to exit: `run` is called with what they ask for, unless that is only shown.
 pub(crate) fn enter(front: Front, arguments: Vec<OsString>, run: impl FnOnce(Config, Logger) -> Exit) -> Exit {
     match parse(front, arguments) {
-        Ok(Invocation { config, check_config: true }) => check(&config),
-        Ok(Invocation { config, check_config: false }) => {
-            let log = stderr_logger(config.log_format, config.log_level);
-            run(config, log)
+        Ok(Invocation::Order(order)) => order::carry_out(&order),
+        Ok(Invocation::Serve(serving)) if serving.check_config => check(&serving.config),
+        Ok(Invocation::Serve(serving)) => {
+            let log = stderr_logger(serving.config.log_format, serving.config.log_level);
+            run(serving.config, log)
         }
         Err(not_run) => not_run.tell(),
     }

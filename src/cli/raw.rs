@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::server::{Config, DynamicScaling, RestartBudget, Scaling, ScalingError, ServiceName, Workers};
+use super::order::Order;
+use crate::control;
+use crate::server::{Config, ControlPoint, DynamicScaling, RestartBudget, Scaling, ScalingError, ServiceName, Workers};
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -48,6 +50,7 @@ pub(super) struct RawConfig {
     pub(super) max_surge: Option<Given>,
     pub(super) upgrade_timeout: Option<Given>,
     pub(super) pid_file: Option<Given>,
+    pub(super) control: Option<Given>,
     pub(super) log_format: Option<Given>,
     pub(super) log_level: Option<Given>,
 }
@@ -122,8 +125,30 @@ impl RawConfig {
             max_surge: read_or(self.max_surge, "max-surge", parsed, usual.max_surge)?,
             upgrade_timeout: read_or(self.upgrade_timeout, "upgrade-timeout", start_limit, usual.upgrade_timeout)?,
             pid_file: read_or(self.pid_file, "pid-file", file, usual.pid_file)?,
+            control: read_or(self.control, "control", control_point, usual.control)?,
             log_format: read_or(self.log_format, "log-format", parsed, usual.log_format)?,
             log_level: read_or(self.log_level, "log-level", parsed, usual.log_level)?,
+        })
+    }
+}
+
+/// What a running server is to be asked, as it was written.
+#[derive(Debug)]
+pub(super) enum RawOrder {
+    Reload { control: Given, timeout: Option<Given> },
+    Status { control: Given, json: bool },
+}
+
+impl RawOrder {
+    /// What is meant.
+    pub(super) fn resolve(self) -> Result<Order, ConfigError> {
+        let address = |control: Given| control.read("control", parsed);
+        Ok(match self {
+            RawOrder::Reload { control, timeout } => {
+                let limit = |text: &str| start_limit(text).map(Some);
+                Order::Reload { control: address(control)?, timeout: read_or(timeout, "timeout", limit, None)? }
+            }
+            RawOrder::Status { control, json } => Order::Status { control: address(control)?, json },
         })
     }
 }
@@ -280,6 +305,10 @@ fn restart_budget(text: &str) -> Result<RestartBudget, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and its unit, such as 500ms, 30s or 2m"))
+}
+
+fn control_point(text: &str) -> Result<Option<ControlPoint>, String> {
+    parsed(text).map(control::at).map(Some)
 }
 
 fn file(text: &str) -> Result<Option<PathBuf>, String> {

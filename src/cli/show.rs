@@ -54,6 +54,10 @@ impl Display for Shown<'_> {
             Some(path) => writeln!(f, "pid-file = {}", path.display())?,
             None => writeln!(f, "pid-file = none")?,
         }
+        match &config.control {
+            Some(point) => writeln!(f, "control = {}", point.address())?,
+            None => writeln!(f, "control = none")?,
+        }
         writeln!(f, "log-format = {}", config.log_format)?;
         writeln!(f, "log-level = {}", config.log_level)
     }

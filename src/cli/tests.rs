@@ -13,7 +13,7 @@ fn arguments(line: &[&str]) -> Vec<OsString> {
 }
 
 fn config(line: &[&str]) -> Config {
-    parse(Front::Hatchery, arguments(line)).expect("right arguments").config
+    parse(Front::Hatchery, arguments(line)).expect("right arguments").into_config()
 }
 
 fn refusal(line: &[&str]) -> NotRun {
@@ -54,6 +54,7 @@ fn every_flag_reaches_the_configuration() {
         "--max-surge=3",
         "--upgrade-timeout=2m",
         "--pid-file=run/x.pid",
+        "--control=run/x.control",
         "--log-format=json",
         "--log-level=debug",
     ];
@@ -81,6 +82,8 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.upgrade_timeout, Duration::from_secs(120));
     let here = std::env::current_dir().expect("a directory");
     assert_eq!(config.pid_file, Some(here.join("run/x.pid")));
+    let control = config.control.expect("it is given").address().to_string();
+    assert_eq!(control, format!("unix:{}", here.join("run/x.control").display()));
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.log_level, LogLevel::Debug);
 }
@@ -242,7 +245,7 @@ fn help_states_the_exit_codes_and_is_a_clean_stop() {
 #[test]
 fn a_programs_own_server_has_the_same_flags_under_its_own_name() {
     let parse_own = |line: &[&str]| parse(Front::OwnServer, arguments(line));
-    let own = parse_own(&["--workers=5", "--arg=index=x"]).expect("right").config;
+    let own = parse_own(&["--workers=5", "--arg=index=x"]).expect("right").into_config();
     assert_eq!((own.workers.get(), own.service), (5, ServiceName::Own));
     let help = parse_own(&["--help"]).expect_err("help").to_string();
     assert!(help.contains("Usage: lookup [OPTIONS]"), "{help}");
@@ -264,6 +267,34 @@ fn a_server_runs_only_if_all_is_right_and_its_exit_is_the_commands() {
     assert_eq!(ran.get(), 0);
     assert_eq!(enter(Front::Hatchery, arguments(&["serve"]), run), Exit::CannotBoot);
     assert_eq!(ran.get(), 1);
+}
+
+#[test]
+fn orders_for_a_running_server_are_read_with_their_address_and_time() {
+    let order = |line: &[&str]| match parse(Front::Hatchery, arguments(line)).expect("right arguments") {
+        Invocation::Order(order) => order,
+        other => panic!("{other:?} is no order"),
+    };
+    let control: crate::server::ControlAddress = "/run/x.control".parse().expect("a path");
+    let reload = |timeout| Order::Reload { control: control.clone(), timeout };
+    assert_eq!(order(&["reload", "--control=/run/x.control"]), reload(None));
+    let timed = ["reload", "--control=unix:/run/x.control", "--timeout=30s"];
+    assert_eq!(order(&timed), reload(Some(Duration::from_secs(30))));
+    for json in [false, true] {
+        let line = ["status", "--control", "/run/x.control", "--json"];
+        assert_eq!(order(&line[..3 + usize::from(json)]), Order::Status { control: control.clone(), json });
+    }
+    for (line, words) in [
+        (&["reload"][..], "--control"),
+        (&["status"], "--control"),
+        (&["reload", "--control=fd:3"], "no Unix socket"),
+        (&["reload", "--control=/x", "--timeout=0s"], "1ms to 1day"),
+        (&["status", "--control=/x", "--timeout=1s"], "--timeout"),
+    ] {
+        let refusal = refusal(line);
+        assert_eq!(refusal.exit(), Exit::Usage);
+        assert!(refusal.to_string().contains(words), "{refusal}\nshould say: {words}");
+    }
 }
 
 #[test]
@@ -292,7 +323,7 @@ fn what_check_config_shows_is_every_setting() {
         "listen = 127.0.0.1:8080\naccept = shared\nscaling = static\nworkers = 4\nservice = hello\nfaults = off\narg = a=b\n\
          request-timeout = 30s\nrequest-kill-after = 5s\nidle-timeout = 1m\nstart-timeout = 30s\n\
          drain-delay = 0s\ngraceful-timeout = 30s\nmax-requests = off\nmax-age = off\nmax-memory = off\n\
-         restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\n\
+         restart-budget = usual\nmax-surge = 1\nupgrade-timeout = 3m\npid-file = none\ncontrol = none\n\
          log-format = term\nlog-level = info\n"
     );
 }

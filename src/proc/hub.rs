@@ -45,6 +45,21 @@ impl<S: AsFd> Watch<S> {
     pub(crate) fn source(&self) -> &S {
         &self.source
     }
+
+    /// Waits for other events.
+    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "whose clients change is behind that feature"))]
+    pub(crate) fn change(&self, events: EpollFlags) -> io::Result<()> {
+        Hub::get()?.change(self.token, &*self.source, events)
+    }
+
+    /// Calls the source at that time, with no events, unless it is not watched any more by then.
+    #[cfg_attr(
+        not(feature = "control"),
+        expect(dead_code, reason = "whose clients have their time is behind that feature")
+    )]
+    pub(crate) fn remind(&self, at: Instant) -> io::Result<()> {
+        Hub::get()?.remind(self.token, at)
+    }
 }
 
 impl<S: AsFd> Drop for Watch<S> {
@@ -186,7 +201,10 @@ impl Hub {
 
     /// Stops watching. An event that was on its way may still arrive if the source lives on.
     pub(crate) fn forget(&self, token: Token, fd: impl AsFd) {
-        self.sources().by_token.remove(&token.0);
+        let mut sources = self.sources();
+        sources.by_token.remove(&token.0);
+        sources.reminders.retain(|(_, whom)| *whom != token);
+        drop(sources);
         // It is not there any more only if its descriptor is closed, which is as good.
         let _ = self.epoll.delete(fd);
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::control_point::ControlPoint;
 use super::fleet_config::{MemorySize, RestartBudget, Scaling};
 
 /// How a server runs.
@@ -81,6 +82,8 @@ pub struct Config {
     pub upgrade_timeout: Duration,
     /// Where to write the master's pid. Default: nowhere.
     pub pid_file: Option<PathBuf>,
+    /// Where the server is asked and told what to do, over a Unix socket. Default: nowhere.
+    pub control: Option<ControlPoint>,
     /// How log records are written. Default: [`LogFormat::Term`].
     pub log_format: LogFormat,
     /// The least level that is logged. Default: [`LogLevel::Info`].
@@ -110,6 +113,7 @@ impl Default for Config {
             max_surge: Workers(1),
             upgrade_timeout: Duration::from_secs(180),
             pid_file: None,
+            control: None,
             log_format: LogFormat::Term,
             log_level: LogLevel::Info,
         }

@@ -23,6 +23,8 @@ pub(crate) enum ToNext {
     Listeners(Vec<PassedListener>),
     /// The pid file at this path (its bytes), with the descriptor that holds its lock.
     PidFile(Vec<u8>),
+    /// The control socket, with its descriptor.
+    Control(PassedListener),
     /// That is all there is to inherit.
     All,
     /// From now on it is yours: I drain my workers and leave.
@@ -62,6 +64,7 @@ pub(crate) struct PassedListener {
 pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) pid_file: Option<(PathBuf, File)>,
+    pub(crate) control: Option<Listener>,
 }
 
 impl Inheritance {
@@ -102,6 +105,10 @@ impl Inheritance {
                     let file = fds.into_iter().next().map(File::from);
                     inheritance.pid_file = file.map(|file| (PathBuf::from(OsString::from_vec(path)), file));
                 }
+                Received::Message { message: ToNext::Control(passed), fds, .. } => {
+                    let fd = fds.into_iter().next();
+                    inheritance.control = fd.map(|fd| Listener::inherit(&passed, fd)).transpose()?;
+                }
                 Received::Message { message: ToNext::All, .. } => return Ok(inheritance),
                 Received::Message { message: ToNext::HandOver, .. } | Received::Empty | Received::Eof => {
                     return Err("the inheritance is not whole".into());
@@ -119,6 +126,7 @@ pub(crate) fn pass_on(
     conversation: &WithNext,
     listeners: &[Listener],
     pid_file: Option<(&Path, OwnedFd)>,
+    control: Option<&Listener>,
 ) -> std::io::Result<()> {
     let send = |message: &ToNext, fds: &[OwnedFd]| match conversation.try_send(message, fds)? {
         true => Ok(()),
@@ -131,6 +139,10 @@ pub(crate) fn pass_on(
     }
     if let Some((path, lock)) = pid_file {
         send(&ToNext::PidFile(path.as_os_str().as_bytes().to_vec()), &[lock])?;
+    }
+    if let Some(control) = control {
+        let (passed, fd) = control.pass()?;
+        send(&ToNext::Control(passed), &[fd])?;
     }
     send(&ToNext::All, &[])
 }

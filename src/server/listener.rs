@@ -76,17 +76,8 @@ impl Listener {
     ) -> Result<Vec<Listener>, BindError> {
         let mut bound = Vec::with_capacity(addresses.len());
         for address in addresses {
-            let found = inherited.iter().position(|first| first.is_first() && first.configured == *address);
-            // It may be written in another way now.
-            let found =
-                found.or_else(|| inherited.iter().position(|first| first.is_first() && first.address == *address));
-            let found = found.map(|index| inherited[index].is_found().map(|is_found| is_found.then_some(index)));
-            let listener = match found.transpose().map(Option::flatten) {
-                Ok(Some(index)) => Ok(inherited.remove(index)),
-                Ok(None) => bind_beside(address, &bound),
-                Err(error) => Err(error),
-            };
-            match listener {
+            let taken = take(address, inherited).transpose();
+            match taken.unwrap_or_else(|| bind_beside(address, &bound)) {
                 Ok(listener) => bound.push(listener),
                 Err(error) => {
                     for listener in &bound {
@@ -99,6 +90,24 @@ impl Listener {
         }
         slots::take_further(&mut bound, inherited);
         Ok(bound)
+    }
+
+    /// As [`Listener::bind`], beside those that are bound already, for this user alone: a path has the mode 0600. What
+    /// `inherited` has for the address is taken from there.
+    pub(crate) fn bind_private(
+        address: &Address,
+        inherited: &mut Vec<Listener>,
+        bound: &[Listener],
+    ) -> Result<Listener, BindError> {
+        match (take(address, inherited)?, address) {
+            (Some(listener), _) => Ok(listener),
+            (None, Address::Unix(path)) => {
+                not_twice(address, bound)?;
+                let (socket, file) = SocketFile::listen_privately(path, BACKLOG)?;
+                Ok(Listener { file: Some(file), ..bare(socket, address, address.clone()) })
+            }
+            (None, address) => bind_beside(address, bound),
+        }
     }
 
     /// Where the listener is reached: with the port that the kernel chose, and for `fd:N` the address
@@ -151,30 +160,44 @@ impl Listener {
     }
 }
 
-fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, BindError> {
-    if let Some(other) = earlier.iter().find(|other| includes(&other.address, address)) {
-        return Err(BindError::Twice { address: address.clone(), other: other.address.clone() });
+/// Takes what is inherited for the address, if there is such and clients find it there.
+fn take(address: &Address, inherited: &mut Vec<Listener>) -> Result<Option<Listener>, BindError> {
+    let find = |is: &dyn Fn(&Listener) -> bool| inherited.iter().position(|first| first.is_first() && is(first));
+    // It may be written in another way now.
+    let found = find(&|first| first.configured == *address).or_else(|| find(&|first| first.address == *address));
+    match found {
+        Some(index) if inherited[index].is_found()? => Ok(Some(inherited.remove(index))),
+        _ => Ok(None),
     }
-    let bound = |(socket, address): (Socket, Address), file: Option<SocketFile>| Listener {
-        socket,
-        configured: address.clone(),
-        address,
-        file,
-        slot: None,
-        is_lent: false,
-    };
-    let mut listener = match address {
-        Address::Tcp(at) => bound(tcp(*at)?, None),
-        Address::Host(name, port) => first_of_host(address, name, *port, earlier)?,
+}
+
+fn not_twice(address: &Address, earlier: &[Listener]) -> Result<(), BindError> {
+    match earlier.iter().find(|other| includes(&other.address, address)) {
+        Some(other) => Err(BindError::Twice { address: address.clone(), other: other.address.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn bind_beside(address: &Address, earlier: &[Listener]) -> Result<Listener, BindError> {
+    not_twice(address, earlier)?;
+    let bound = |(socket, reached): (Socket, Address)| bare(socket, address, reached);
+    Ok(match address {
+        Address::Tcp(at) => bound(tcp(*at)?),
+        Address::Host(name, port) => {
+            Listener { configured: address.clone(), ..first_of_host(address, name, *port, earlier)? }
+        }
         Address::Unix(path) => {
             let (socket, file) = SocketFile::listen(path, BACKLOG)?;
-            bound((socket, address.clone()), Some(file))
+            Listener { file: Some(file), ..bound((socket, address.clone())) }
         }
-        Address::Abstract(name) => bound((abstract_unix(address, name)?, address.clone()), None),
-        Address::Inherited(fd) => bound(adopt(address, *fd)?, None),
-    };
-    listener.configured = address.clone();
-    Ok(listener)
+        Address::Abstract(name) => bound((abstract_unix(address, name)?, address.clone())),
+        Address::Inherited(fd) => bound(adopt(address, *fd)?),
+    })
+}
+
+/// A listener of this process's own, with nothing in the file system.
+fn bare(socket: Socket, configured: &Address, address: Address) -> Listener {
+    Listener { socket, configured: configured.clone(), address, file: None, slot: None, is_lent: false }
 }
 
 /// The socket alone; what stands in the file system for it stays.

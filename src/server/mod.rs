@@ -9,6 +9,7 @@ mod cleanup;
 mod command;
 mod config;
 mod conn;
+mod control_point;
 mod deadline;
 mod drain;
 mod fleet_config;
@@ -34,6 +35,7 @@ mod scoreboard;
 mod service;
 pub mod services;
 mod socket_file;
+mod status;
 mod supervisor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
@@ -50,6 +52,9 @@ pub use bind_error::BindError;
 pub use command::{Subprocess, WorkerCommand};
 pub use config::{AcceptMode, Config, LogFormat, LogLevel, ServiceName, UnknownWord, Workers, WorkersError};
 pub use conn::{Conn, Fill, Peer};
+#[cfg(feature = "control")]
+pub(crate) use control_point::Attendant;
+pub use control_point::{ControlAddress, ControlAddressError, ControlPoint};
 pub use fleet_config::{DynamicScaling, MemorySize, MemorySizeError, RestartBudget, Scaling, ScalingError};
 #[cfg(feature = "cli")]
 pub(crate) use hosting::host_as;
@@ -65,8 +70,13 @@ pub use listener::{BACKLOG, Listener};
 pub use lock::FileLock;
 #[cfg(feature = "cli")]
 pub use logging::stderr_logger;
+#[cfg(feature = "control")]
+pub(crate) use master::{Desk, Question, Reply};
 pub use master::{RunError, run};
 pub use pid_file::PidFileError;
 pub use request_cx::RequestCx;
 pub use scoreboard::LABEL_BYTES;
 pub use service::{BoxError, MissingArg, Next, PreloadCx, Result, Service, WorkerCx};
+pub use status::{
+    FleetHealth, LastReload, ReloadEnd, ReloadOutcome, ServerState, SlotStatus, Status, WorkerActivity, WorkerStatus,
+};

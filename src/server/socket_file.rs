@@ -17,6 +17,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::{Address, SocketPath};
@@ -35,12 +36,25 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Makes `path` a listening socket, replacing a dead server's one.
+    /// Makes `path` a listening socket, replacing a dead server's one. Its mode follows the umask.
     pub(super) fn listen(path: &SocketPath, backlog: i32) -> Result<(Socket, SocketFile), BindError> {
+        let socket = stream_socket().map_err(BindError::call(&Address::Unix(path.clone()), "socket"))?;
+        SocketFile::listen_by(socket, path, backlog)
+    }
+
+    /// The same, for this user alone: its mode is 0600 from its first moment on, or less by the umask.
+    pub(super) fn listen_privately(path: &SocketPath, backlog: i32) -> Result<(Socket, SocketFile), BindError> {
+        let address = Address::Unix(path.clone());
+        let socket = stream_socket().map_err(BindError::call(&address, "socket"))?;
+        // bind(2) gives the file the mode that the socket has by then.
+        let private = Mode::S_IRUSR | Mode::S_IWUSR;
+        fchmod(&socket, private).map_err(|errno| BindError::call(&address, "fchmod")(errno.into()))?;
+        SocketFile::listen_by(socket, path, backlog)
+    }
+
+    fn listen_by(socket: Socket, path: &SocketPath, backlog: i32) -> Result<(Socket, SocketFile), BindError> {
         let address = Address::Unix(path.clone());
         let name = SockAddr::unix(path.as_path()).map_err(BindError::call(&address, "sockaddr"))?;
-        let socket = stream_socket().map_err(BindError::call(&address, "socket"))?;
-
         let _lock = lock_directory(&address, path)?;
         make_way(&address, path, &name)?;
         socket.bind(&name).map_err(BindError::call(&address, "bind"))?;

@@ -30,7 +30,7 @@ const PROTOCOL: &str = "1";
 const UPGRADE_MARKER: &str = "HATCHERY_UPGRADE";
 
 /// The version of the conversation between a master and the next one, which may be of another version of this crate.
-const UPGRADE_PROTOCOL: &str = "1";
+const UPGRADE_PROTOCOL: &str = "2";
 
 /// An executable file, held open: it stays the same file whatever happens to its path.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod accepting;
 mod boot;
 mod cleanups;
 mod command;
+mod control;
 mod crash_loops;
 mod deadlines;
 mod descriptors;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         boot::tests(),
         cleanups::tests(),
         command::tests(),
+        control::tests(),
         deadlines::tests(),
         crash_loops::tests(),
         descriptors::tests(),

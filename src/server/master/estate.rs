@@ -9,6 +9,8 @@ use crossbeam_channel::Sender;
 use slog::{Logger, info, warn};
 
 use super::RunError;
+use super::control::Control;
+use super::desk::Desk;
 use super::event::{Event, HandOver, NewMasterEvent};
 use super::upgrade::{NewMaster, OldMaster};
 use crate::proc::words_of;
@@ -27,6 +29,7 @@ pub(super) struct Estate {
     /// serves on them until then.
     unwanted: Vec<Listener>,
     pid_file: Option<PidFile>,
+    control: Option<Control>,
     /// Nobody takes the listeners over.
     gate_is_shut: bool,
     old_master: Option<Arc<OldMaster>>,
@@ -44,38 +47,69 @@ impl Estate {
         events: Sender<Event>,
         log: Logger,
     ) -> Result<Estate, RunError> {
-        let Inheritance { listeners: mut unwanted, pid_file } = inheritance;
+        let Inheritance { listeners: mut unwanted, pid_file, control: lent_control } = inheritance;
         let pid_file = match (&config.pid_file, pid_file) {
             (Some(path), Some((at, lock))) if *path == at => Some(PidFile::inherit(path, lock)?),
             (Some(path), _) => Some(PidFile::claim(path)?),
             (None, _) => None,
         };
-        let estate = |listeners, unwanted| Estate {
-            listeners,
-            unwanted,
+        let mut estate = Estate {
+            listeners: Vec::new(),
+            unwanted: Vec::new(),
             pid_file,
+            control: None,
             gate_is_shut: false,
             old_master,
             new_master: None,
             events,
             log,
         };
-        match bind(config, &mut unwanted) {
-            Ok(listeners) => {
-                let estate = estate(listeners, unwanted);
+        match estate.bind(config, &mut unwanted, lent_control) {
+            Ok(()) => {
+                estate.unwanted = unwanted;
                 estate.tell_what_was_bound_anew();
                 Ok(estate)
             }
             Err(error) => {
-                estate(Vec::new(), Vec::new()).leave();
-                Err(error.into())
+                estate.leave();
+                Err(error)
             }
         }
     }
 
+    fn bind(
+        &mut self,
+        config: &Config,
+        inherited: &mut Vec<Listener>,
+        lent_control: Option<Listener>,
+    ) -> Result<(), RunError> {
+        self.listeners = Listener::bind_all_but(&config.listen, inherited)?;
+        if config.accept == AcceptMode::Reuseport {
+            self.listeners.iter_mut().try_for_each(Listener::begin_group)?;
+        }
+        let mut lent: Vec<Listener> = lent_control.into_iter().collect();
+        if let Some(point) = &config.control {
+            let listener = Listener::bind_private(point.address().as_address(), &mut lent, &self.listeners)?;
+            self.control = Some(Control::new(point.clone(), listener));
+        }
+        inherited.append(&mut lent);
+        // Until the master before this one hands over, it answers itself.
+        if self.old_master.is_none() {
+            self.attend().map_err(RunError::master("answer at the control socket"))?;
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self) -> io::Result<()> {
+        let desk = Desk::new(self.events.clone());
+        self.control.as_mut().map_or(Ok(()), |control| control.attend(desk, self.log.clone()))
+    }
+
     /// What is inherited for an address at which there is a listener of our own: it was of no use any more.
     fn tell_what_was_bound_anew(&self) {
-        let is_ours = |address| self.listeners.iter().any(|listener| listener.address() == address);
+        let control = self.control.as_ref().map(Control::address);
+        let is_ours =
+            |address| self.listeners.iter().any(|listener| listener.address() == address) || control == Some(address);
         for address in self.unwanted.iter().map(Listener::address).filter(|address| is_ours(*address)) {
             warn!(self.log, "the path of a Unix socket had been removed or replaced, it is bound anew";
                 "address" => %address);
@@ -120,12 +154,18 @@ impl Estate {
         for listener in self.listeners.iter_mut().chain(&mut self.unwanted) {
             listener.own();
         }
+        if let Some(control) = &mut self.control {
+            control.own();
+        }
         // The old workers hold it for a moment more, and accept whoever is in its queue: nobody is to come after them.
         shut_gates(&self.unwanted, &self.log);
         turn_away(&self.unwanted, &self.log);
         close(&mut self.unwanted, &self.log);
         if self.gate_is_shut {
             self.shut_gate();
+        }
+        if let Err(error) = self.attend() {
+            warn!(self.log, "cannot answer at the control socket"; "why" => %error);
         }
         if let Some(Err(error)) = self.pid_file.as_mut().map(PidFile::take_over) {
             warn!(self.log, "cannot take the pid file over"; "why" => words_of(&error));
@@ -155,7 +195,8 @@ impl Estate {
             return Err(io::Error::other(why));
         }
         let pid_file = self.pid_file.as_ref().map(PidFile::pass).transpose()?;
-        NewMaster::start(program, &self.listeners, pid_file, &self.events)
+        let control = self.control.as_ref().and_then(Control::listener);
+        NewMaster::start(program, &self.listeners, pid_file, control, &self.events)
     }
 
     pub(super) fn kill_new_master(&self) {
@@ -171,6 +212,9 @@ impl Estate {
             warn!(self.log, "cannot hand over to the new master"; "why" => %error);
         }
         self.listeners.clear();
+        if let Some(control) = &mut self.control {
+            control.hand_over();
+        }
     }
 
     /// Whether the next master has still to take over what was handed over.
@@ -227,18 +271,13 @@ impl Estate {
     /// Ends what ends with the server, or was made for one that did not boot.
     pub(super) fn leave(mut self) {
         self.close_listeners();
+        if let Some(Err(error)) = self.control.take().map(Control::close) {
+            warn!(self.log, "cannot remove the control socket"; "why" => %error);
+        }
         if let Some(Err(error)) = self.pid_file.take().map(PidFile::remove) {
             warn!(self.log, "cannot remove the pid file"; "why" => %error);
         }
     }
-}
-
-fn bind(config: &Config, inherited: &mut Vec<Listener>) -> Result<Vec<Listener>, BindError> {
-    let mut listeners = Listener::bind_all_but(&config.listen, inherited)?;
-    if config.accept == AcceptMode::Reuseport {
-        listeners.iter_mut().try_for_each(Listener::begin_group)?;
-    }
-    Ok(listeners)
 }
 
 /// Why no master can be started that is to outlive this one.
@@ -300,6 +339,7 @@ mod tests {
             listeners: Vec::new(),
             unwanted: Vec::new(),
             pid_file: None,
+            control: None,
             gate_is_shut: false,
             old_master: None,
             new_master: None,

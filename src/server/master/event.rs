@@ -1,5 +1,6 @@
 //! Everything that can happen to the master.
 
+use super::desk::Question;
 use crate::proc::{Error, Exit};
 use crate::server::inheritance::FromNext;
 use crate::server::listener::gate::Waiting;
@@ -12,6 +13,8 @@ use crate::server::{Generation, WorkerId};
 pub(super) enum Event {
     /// A signal came.
     Signal(i32),
+    /// Somebody asks, at the control socket.
+    Asked(Question),
     /// The queues of the listeners have been looked at.
     QueuesSeen(Waiting),
     /// A template's preload has ended well, or with these words.

@@ -4,11 +4,14 @@
 //! event or the supervisor's next timer, hands it over, and carries out the actions that come back. It waits for
 //! nothing else: whatever takes time in a child is reported as an event when it is done.
 
+mod control;
+mod desk;
 mod doorbell;
 mod effects;
 mod estate;
 mod event;
 mod journal;
+mod overview;
 mod policy;
 mod queues;
 mod sampler;
@@ -24,6 +27,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use slog::{Logger, debug, info, warn};
 
+#[cfg(feature = "control")]
+pub(crate) use self::desk::Reply;
+pub(crate) use self::desk::{Desk, Question};
 use self::effects::{Effects, Program};
 use self::estate::Estate;
 use self::event::Event;
@@ -198,7 +204,7 @@ impl Master {
         let waiting = self.inbox.len();
         // A flood of events must not keep the timers from their turn, but what was reported before a timer counts.
         for event in next.into_iter().chain(self.inbox.clone().try_iter().take(waiting)) {
-            for event in self.effects.take_in(event) {
+            for event in self.take_in(event) {
                 if let Some(outcome) = self.handle(event) {
                     return Some(outcome);
                 }
@@ -214,6 +220,17 @@ impl Master {
         }
         let due = self.supervisor.next_timer().is_some_and(|at| at <= self.began.elapsed());
         if due { self.handle(supervisor::Event::Tick) } else { None }
+    }
+
+    /// What an event means to the supervisor; what is only asked is answered.
+    fn take_in(&mut self, event: Event) -> Vec<supervisor::Event> {
+        match event {
+            Event::Asked(Question::Status(reply)) => {
+                reply.give(overview::of(&self.supervisor, &self.effects, self.began.elapsed()));
+                Vec::new()
+            }
+            event => self.effects.take_in(event),
+        }
     }
 
     /// Lets the supervisor decide and does it.
@@ -244,6 +261,7 @@ impl Master {
                 Action::StartUpgrade => self.effects.start_upgrade(),
                 Action::EndUpgrade => self.effects.estate.kill_new_master(),
                 Action::HandOver => self.effects.hand_over(),
+                Action::TellReload { ticket, end } => self.effects.waiting.tell(ticket, end),
                 Action::Notice(notice) => self.tell(&notice),
                 Action::Leave(outcome) => return Some(outcome),
             }
@@ -264,7 +282,13 @@ impl Master {
         let deadline = Instant::now() + LAST_PATIENCE;
         while self.effects.has_templates() || self.effects.estate.is_being_taken_over() {
             match self.inbox.recv_deadline(deadline) {
-                Ok(event) => drop(self.effects.take_in(event)),
+                Ok(event) => {
+                    let told = self.take_in(event).into_iter();
+                    // There is no reload any more, and whoever asks for one is told so.
+                    for event in told.filter(|event| matches!(event, supervisor::Event::ReloadAsked { .. })) {
+                        self.handle(event);
+                    }
+                }
                 Err(_) => {
                     warn!(self.log, "a template or the new master does not answer any more; it is left alone";
                         "templates" => self.effects.has_templates());

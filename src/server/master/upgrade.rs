@@ -46,10 +46,11 @@ impl NewMaster {
         program: &Path,
         listeners: &[Listener],
         pid_file: Option<(&Path, OwnedFd)>,
+        control: Option<&Listener>,
         events: &Sender<Event>,
     ) -> io::Result<NewMaster> {
         let (channel, theirs) = Channel::pair()?;
-        pass_on(&channel, listeners, pid_file)?;
+        pass_on(&channel, listeners, pid_file, control)?;
         let arguments: Vec<_> = env::args_os().collect();
         let pid = spawn::next_master(program, &arguments, theirs.into_fd())?;
         let pidfd = fork::supervise(pid)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::fleet::WorkerState;
 use super::recycling::WornBy;
+use super::reloads::{ReloadEnd, ReloadTicket};
 use super::restarts::Failures;
 use crate::server::{Generation, Slot, WorkerId};
 
@@ -49,6 +50,8 @@ pub(crate) enum Event {
     QueuesSeen { queued: bool, half_open: bool },
     /// The operator wants something.
     Signal(Signal),
+    /// The operator wants a reload, and to be told its end by [`Action::TellReload`]. Each ticket comes once.
+    ReloadAsked { ticket: ReloadTicket },
     /// The new master serves. Said at most once for an [`Action::StartUpgrade`].
     UpgradeReady { pid: i32 },
     /// The new master has ended, or never came to be; the words are its own, if it left any. Each
@@ -160,6 +163,8 @@ pub(crate) enum Action {
     EndUpgrade,
     /// The new master serves: leave everything to it that outlives this one, and close the listeners.
     HandOver,
+    /// Tell who asked for the reload how it ended.
+    TellReload { ticket: ReloadTicket, end: ReloadEnd },
     /// A fact for the log.
     Notice(Notice),
     /// The server has ended: no process is left. The last action of all.

@@ -14,6 +14,7 @@ mod fleet;
 mod message;
 mod policy;
 mod recycling;
+mod reloads;
 mod reports;
 mod restarts;
 mod scaling;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use self::farewell::Farewell;
 use self::fleet::Fleet;
+use self::reloads::Reloads;
 use self::restarts::Restarts;
 use self::scaling::Scaler;
 use self::table::{Cue, UpgradeCue};
@@ -42,9 +44,9 @@ use self::templates::TemplateState;
 use self::templates::Templates;
 use self::timers::{Timer, Timers};
 use self::upgrade::Upgrading;
-use super::Generation;
 #[cfg(test)]
 use super::Slot;
+use super::{Generation, WorkerId};
 use crate::machine::Random;
 
 pub(crate) use self::fleet::WorkerState;
@@ -52,9 +54,16 @@ pub(crate) use self::message::{Action, Event, Exit, Identity, KillReason, Notice
 pub(crate) use self::message::{Load, WorkerLoad};
 pub(crate) use self::policy::{Budget, Policy};
 pub(crate) use self::recycling::Limits;
+pub(crate) use self::reloads::{ReloadEnd, ReloadTicket};
 pub(crate) use self::restarts::Failures;
 pub(crate) use self::scaling::Scaling;
-pub(crate) use self::table::Phase;
+pub(crate) use self::table::{Health, Phase};
+
+/// Why a reload is called off, or an upgrade: the server is on its way out.
+const STOPPING: &str = "the server stops";
+
+/// Why a reload is called off: this master is on its way out, the server is not.
+const REPLACED: &str = "a new master takes this one's place";
 
 /// The state machine; see the [module](self).
 #[derive(Debug)]
@@ -74,8 +83,7 @@ pub(crate) struct Supervisor {
     /// The newest generation there has been.
     newest: Generation,
     reload_queued: bool,
-    /// Why the last reload failed, if none has succeeded since.
-    reload_failure: Option<String>,
+    reloads: Reloads,
     upgrading: Upgrading,
     /// When the boot or the reload under way began.
     began_at: Duration,
@@ -106,7 +114,7 @@ impl Supervisor {
             wanted: first,
             newest: first,
             reload_queued: false,
-            reload_failure: None,
+            reloads: Reloads::default(),
             upgrading: Upgrading::default(),
             began_at: Duration::ZERO,
             outcome: Outcome::Stopped,
@@ -146,6 +154,10 @@ impl Supervisor {
             Event::QueuesSeen { queued, half_open } => self.queues_seen(queued, half_open),
             Event::Signal(Signal::Upgrade) => self.upgrade(UpgradeCue::Asked, ""),
             Event::Signal(signal) => self.apply(Cue::Asked(signal), ""),
+            Event::ReloadAsked { ticket } => {
+                self.reloads.await_next(ticket);
+                self.apply(Cue::Asked(Signal::Reload), "");
+            }
             Event::UpgradeReady { pid } => self.upgrade(UpgradeCue::Ready(pid), ""),
             Event::UpgradeFailed { words } => self.upgrade(UpgradeCue::Lost, &words),
             Event::Tick => {
@@ -166,12 +178,6 @@ impl Supervisor {
     /// When to call [`handle`](Self::handle) with [`Event::Tick`], if nothing happens before.
     pub(crate) fn next_timer(&self) -> Option<Duration> {
         self.timers.next()
-    }
-
-    /// Why the last reload failed, if none has succeeded since; it is of no further reload's concern.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever asks for the state of the server"))]
-    pub(crate) fn reload_failure(&self) -> Option<&str> {
-        self.reload_failure.as_deref()
     }
 
     fn ran_out(&mut self, timer: Timer) {
@@ -203,8 +209,7 @@ impl Supervisor {
     }
 }
 
-/// What the tests look at.
-#[cfg(test)]
+/// How all stands, for whoever asks.
 impl Supervisor {
     /// Where the server stands.
     pub(crate) fn phase(&self) -> Phase {
@@ -214,11 +219,6 @@ impl Supervisor {
     /// How the fleet stands with its failures.
     pub(crate) fn health(&self) -> table::Health {
         self.restarts.health
-    }
-
-    /// Whether new clients are to be sent here: what a load balancer asks.
-    pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Serving | Phase::Preparing | Phase::Rolling)
     }
 
     /// How many workers there are to be.
@@ -234,6 +234,25 @@ impl Supervisor {
     /// The generation that a reload is bringing.
     pub(crate) fn incoming(&self) -> Option<Generation> {
         self.incoming
+    }
+
+    /// Every worker whose end is not yet known, by birth.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
+        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state()))
+    }
+
+    /// When the worker's life began: its fork was asked for.
+    pub(crate) fn asked_at(&self, id: WorkerId) -> Option<Duration> {
+        self.fleet.get(id).map(|worker| worker.asked_at)
+    }
+}
+
+/// What the tests look at.
+#[cfg(test)]
+impl Supervisor {
+    /// Whether new clients are to be sent here: what a load balancer asks.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Preparing | Phase::Rolling)
     }
 
     /// Whether the current generation's template is to be started again after a delay.
@@ -259,10 +278,5 @@ impl Supervisor {
             Timer::SlotRetry(_) | Timer::Sample => true,
         };
         self.timers.all().find(|timer| !is_of_use(timer)).map(|timer| format!("{timer:?}"))
-    }
-
-    /// Every worker whose end is not yet known, by birth.
-    pub(crate) fn workers(&self) -> impl Iterator<Item = (Identity, WorkerState)> {
-        self.fleet.iter().map(|(id, worker)| (worker.identity(id), worker.state()))
     }
 }

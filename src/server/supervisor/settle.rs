@@ -12,6 +12,7 @@ impl Supervisor {
     /// the phase is at rest.
     pub(super) fn settle(&mut self) {
         loop {
+            self.turn_away_who_waits_in_vain();
             self.look_after_probe();
             self.look_over_seats();
             self.note_nobody_lacks();

@@ -6,7 +6,8 @@ use super::fleet::{Worker, WorkerState};
 use super::scaling::Scaling;
 use super::table::{self, Cue, Phase, Step, Strain};
 use super::timers::Timer;
-use super::{Action, KillReason, Notice, Outcome, Policy, Signal, Supervisor};
+use super::{Action, KillReason, Notice, Outcome, Policy, STOPPING, Signal, Supervisor};
+use crate::server::status::ReloadOutcome;
 use crate::server::{Generation, WorkerId};
 
 impl Supervisor {
@@ -54,18 +55,19 @@ impl Supervisor {
             }
             Step::StopAndWithdraw => {
                 self.notice(Notice::Stopping { signal: Signal::Stop });
-                self.call_off_reload("the server stops");
+                self.call_off_reload(STOPPING);
                 self.shut_gate();
             }
             Step::Announce => {
                 self.announce_stop();
-                self.call_off_reload("the server stops");
+                self.call_off_reload(STOPPING);
             }
             Step::ShutGate => self.shut_gate(),
             Step::CloseServedListeners => self.close_served_listeners(),
             Step::AbandonQueues => self.abandon_queues(),
             Step::Quit => {
                 self.notice(Notice::Stopping { signal: Signal::Quit });
+                self.abandon_reload(STOPPING);
                 self.close_listeners();
                 self.hasten();
             }
@@ -139,6 +141,7 @@ impl Supervisor {
 
     fn start_next_template(&mut self) {
         self.reload_queued = false;
+        self.reloads.begin();
         self.newest = Generation(self.newest.0 + 1);
         let generation = self.newest;
         self.incoming = Some(generation);
@@ -167,33 +170,33 @@ impl Supervisor {
         self.act(Action::Retire { generation: self.current });
         self.current = self.wanted;
         self.incoming = None;
-        self.reload_failure = None;
-        self.notice(Notice::Reloaded { generation: self.current, took: self.now - self.began_at });
+        self.end_reload(self.current, ReloadOutcome::Reloaded);
     }
 
     fn fail_reload(&mut self, words: &str) {
-        let words = words.to_owned();
-        self.withdraw_incoming(|generation| Notice::ReloadFailed { generation, words });
+        self.withdraw_incoming(ReloadOutcome::RolledBack { why: words.to_owned() });
     }
 
     /// The operator wants something else: the reload is at no fault, and whether the old generation stays is another matter.
     fn call_off_reload(&mut self, words: &str) {
-        let words = words.to_owned();
-        self.withdraw_incoming(|generation| Notice::ReloadCalledOff { generation, words });
+        self.withdraw_incoming(ReloadOutcome::CalledOff { why: words.to_owned() });
+    }
+
+    /// The same where everybody leaves at once, of whichever generation.
+    pub(super) fn abandon_reload(&mut self, words: &str) {
+        if let Some(generation) = self.incoming.take() {
+            self.end_reload(generation, ReloadOutcome::CalledOff { why: words.to_owned() });
+        }
     }
 
     /// Takes the new generation back: what is not ready goes at once, what is ready when its successor is.
-    fn withdraw_incoming(&mut self, why: impl FnOnce(Generation) -> Notice) {
+    fn withdraw_incoming(&mut self, outcome: ReloadOutcome) {
         let Some(generation) = self.incoming.take() else {
             return;
         };
         self.wanted = self.current;
         self.act(Action::Retire { generation });
-        let notice = why(generation);
-        if let Notice::ReloadFailed { words, .. } | Notice::ReloadCalledOff { words, .. } = &notice {
-            self.reload_failure = Some(words.clone());
-        }
-        self.notice(notice);
+        self.end_reload(generation, outcome);
         let unready = self.fleet.ids_where(|worker| worker.generation == generation && worker.is_unready());
         for id in unready {
             self.drain(id);

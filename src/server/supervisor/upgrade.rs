@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::table::{self, Cue, Upgrade, UpgradeCue, UpgradeStep};
 use super::timers::Timer;
-use super::{Action, Notice, Outcome, Signal, Supervisor};
+use super::{Action, Notice, Outcome, REPLACED, Signal, Supervisor};
 
 /// Where the upgrade stands, and since when it is under way.
 #[derive(Debug)]
@@ -70,6 +70,7 @@ impl Supervisor {
         if let Outcome::Replaced { pid } = self.outcome {
             self.notice(Notice::Replaced { pid, took: self.now - self.upgrading.began_at });
         }
+        self.abandon_reload(REPLACED);
         self.act(Action::HandOver);
     }
 
@@ -85,9 +86,14 @@ impl Supervisor {
     }
 }
 
-#[cfg(test)]
 impl Supervisor {
+    /// Whether a new master boots beside this one.
+    pub(crate) fn is_upgrading(&self) -> bool {
+        self.upgrading.state == Upgrade::UnderWay
+    }
+
     /// Where the upgrade stands.
+    #[cfg(test)]
     pub(crate) fn upgrade_state(&self) -> Upgrade {
         self.upgrading.state
     }

@@ -15,6 +15,7 @@ use crossbeam_channel::Sender;
 use slog::{Logger, warn};
 
 pub(super) use self::program::Program;
+use super::desk::{Question, Waiting as WaitingForReload};
 use super::doorbell::Doorbell;
 use super::estate::Estate;
 use super::event::{Event, TemplateId};
@@ -26,7 +27,7 @@ use crate::proc::Template;
 use crate::server::config::Config;
 use crate::server::listener::Listener;
 use crate::server::listener::gate::Waiting;
-use crate::server::scoreboard::Board;
+use crate::server::scoreboard::{Board, Snapshot};
 use crate::server::supervisor::{self, Load};
 use crate::server::{Generation, WorkerId};
 use crate::sys::clock::Monotonic;
@@ -36,6 +37,7 @@ use crate::sys::spawn::Image;
 pub(super) struct Effects {
     config: Config,
     pub(super) estate: Estate,
+    pub(super) waiting: WaitingForReload,
     /// Hung up while there is no worker.
     doorbell: Option<Doorbell>,
     board: Board,
@@ -79,6 +81,7 @@ impl Effects {
             queues,
             looked: None,
             estate,
+            waiting: WaitingForReload::default(),
             doorbell: None,
             free_records: (0..board.capacity()).rev().collect(),
             board,
@@ -128,6 +131,11 @@ impl Effects {
     pub(super) fn take_in(&mut self, event: Event) -> Vec<supervisor::Event> {
         match event {
             Event::Signal(signal) => signals::meaning(signal).map(supervisor::Event::Signal).into_iter().collect(),
+            Event::Asked(Question::Reload(reply)) => {
+                vec![supervisor::Event::ReloadAsked { ticket: self.waiting.enter(reply) }]
+            }
+            // Answered by who knows more than this.
+            Event::Asked(Question::Status(_)) => Vec::new(),
             Event::QueuesSeen(Waiting { queued, half_open }) => {
                 vec![supervisor::Event::QueuesSeen { queued, half_open }]
             }
@@ -149,6 +157,12 @@ impl Effects {
                 Vec::new()
             }
         }
+    }
+
+    /// What the worker has written about itself.
+    pub(super) fn record_of(&self, id: WorkerId) -> Option<Snapshot> {
+        let worker = self.workers.get(&id)?;
+        self.board.read(worker.record).filter(|record| record.id == id)
     }
 
     /// When to call [`look_at_requests`](Self::look_at_requests) again.

@@ -9,6 +9,7 @@ use super::super::{Action, Event, KillReason, Notice, Outcome, Phase, Policy, Si
 use super::super::{Load, Scaling, StartFailure, Supervisor};
 use super::SECOND;
 use super::consequences::{Consequences, Standing};
+use super::tickets::Tickets;
 use super::world::World;
 use crate::server::{Generation, Slot, WorkerId};
 
@@ -63,6 +64,7 @@ pub(super) struct Auditor {
     pub(super) target: u32,
     pub(super) standing: Standing,
     pub(super) consequences: Consequences,
+    pub(super) tickets: Tickets,
     pub(super) quits: u32,
     pub(super) stops: u32,
     pub(super) served: bool,
@@ -99,6 +101,7 @@ impl Auditor {
             retired: BTreeSet::new(),
             standing: Standing { phase: Phase::New, current: Generation(1), incoming: None },
             consequences: Consequences::new(policy.clone()),
+            tickets: Tickets::new(),
             quits: 0,
             stops: 0,
             served: false,
@@ -122,6 +125,7 @@ impl Auditor {
     pub(super) fn hear(&mut self, now: Duration, event: &Event) {
         self.now = now;
         self.event = event.clone();
+        self.tickets.hear(event);
         let worker = match event {
             Event::WorkerFailed { id, .. } | Event::WorkerExited { id, .. } | Event::WorkerGone { id } => {
                 self.workers.get(id)
@@ -176,6 +180,7 @@ impl Auditor {
                 self.workers.remove(id);
             }
             Event::QueuesSeen { queued, .. } => self.queued = *queued,
+            Event::ReloadAsked { .. } => self.forks.clear(),
             Event::Signal(signal) => {
                 self.forks.clear();
                 self.quits += u32::from(*signal == Signal::Quit);
@@ -200,7 +205,8 @@ impl Auditor {
     }
 
     pub(super) fn check_action(&mut self, action: &Action, supervisor: &Supervisor, world: &World) {
-        assert!(!self.left, "{action:?} after the end");
+        // Whoever asks after the end is told so.
+        assert!(!self.left || matches!(action, Action::TellReload { .. }), "{action:?} after the end");
         self.consequences.check_action(action, self.is_probe_proven(), self.is_complete(supervisor));
         match action {
             Action::Notice(Notice::Ignored { signal }) => {
@@ -284,7 +290,7 @@ impl Auditor {
                 }
             }
             Action::Notice(Notice::Reloaded { .. }) => self.assert_staffed(supervisor),
-            Action::Notice(_) => {}
+            Action::Notice(_) | Action::TellReload { .. } => {}
             Action::Leave(outcome) => {
                 self.left = true;
                 assert_eq!(world.processes(), 0, "left an orphan");

@@ -64,7 +64,8 @@ impl Consequences {
         self.boot_must_end = false;
         self.reload_must_end = false;
         let hears = !standing.phase.is_leaving() && standing.phase != Phase::New;
-        self.reload_must_be_heard = *event == Event::Signal(Signal::Reload) && hears;
+        let asks = matches!(event, Event::Signal(Signal::Reload) | Event::ReloadAsked { .. });
+        self.reload_must_be_heard = asks && hears;
         self.delays.clear();
         self.health.hear(now);
         if let Event::TemplateReady { generation } = event

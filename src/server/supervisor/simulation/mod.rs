@@ -13,6 +13,7 @@ mod auditor;
 mod consequences;
 mod health;
 mod state;
+mod tickets;
 mod world;
 
 use std::collections::BTreeMap;
@@ -90,6 +91,9 @@ fn assert_the_lives_were_eventful(schedules: u64, seen: &BTreeMap<String, u64>) 
         "Notice(ReloadFailed",
         "Notice(ReloadCalledOff",
         "Notice(ReloadQueued",
+        "TellReload(Reloaded",
+        "TellReload(RolledBack",
+        "TellReload(CalledOff",
         "Notice(Paused",
         "Notice(Resumed",
         "Notice(Unready",
@@ -296,6 +300,7 @@ impl Life {
     fn note(&mut self, action: &Action) {
         let what = match action {
             Action::Kill { why, .. } => format!("Kill({why:?})"),
+            Action::TellReload { end, .. } => format!("TellReload({:?}", end.outcome),
             Action::Notice(_) | Action::Leave(_) | Action::AwaitClient => format!("{action:?}"),
             _ => return,
         };

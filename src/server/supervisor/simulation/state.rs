@@ -18,6 +18,7 @@ const WELCOMES: [Phase; 5] = [Phase::Serving, Phase::Preparing, Phase::Rolling, 
 impl Auditor {
     pub(super) fn check_state(&mut self, actions: &[Action], supervisor: &Supervisor, world: &World) {
         self.consequences.check(actions, supervisor.phase());
+        self.tickets.check(actions, supervisor);
         assert_eq!(supervisor.health(), self.consequences.health.health);
         self.check_phase(supervisor.phase());
         self.check_target(supervisor.target());

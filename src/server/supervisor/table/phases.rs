@@ -54,7 +54,7 @@ impl Phase {
     }
 
     /// Whether the server has been told to leave, or is on its way out.
-    pub(in crate::server::supervisor) fn is_leaving(self) -> bool {
+    pub(crate) fn is_leaving(self) -> bool {
         matches!(self, Self::Unready | Self::Gated) || self.is_ending()
     }
 

@@ -1,6 +1,7 @@
 //! Reloads: rolled in slot by slot, or taken back.
 
 use super::*;
+use crate::server::status::ReloadOutcome;
 
 #[test]
 fn a_reload_drains_each_old_worker_only_when_its_successor_is_ready() {
@@ -191,4 +192,156 @@ fn a_reload_may_overtake_the_withdrawal_of_the_one_before() {
     assert_eq!(bench.asked(), [drain(3), fork(7, 1, 3)]);
     bench.ready(7);
     assert_eq!(bench.supervisor.generation(), Generation(3));
+}
+
+const fn ticket(number: u64) -> ReloadTicket {
+    ReloadTicket(number)
+}
+
+impl Bench {
+    fn ask_reload(&mut self, number: u64) {
+        self.tell(Event::ReloadAsked { ticket: ticket(number) });
+    }
+
+    /// Who was told what since the last look.
+    fn told(&mut self) -> Vec<(u64, Option<u32>, ReloadOutcome)> {
+        let told = |action| match action {
+            Action::TellReload { ticket, end } => {
+                Some((ticket.0, end.generation.map(|generation| generation.0), end.outcome))
+            }
+            _ => None,
+        };
+        self.take().into_iter().filter_map(told).collect()
+    }
+}
+
+fn rolled_back(why: &str) -> ReloadOutcome {
+    ReloadOutcome::RolledBack { why: why.into() }
+}
+
+fn called_off(why: &str) -> ReloadOutcome {
+    ReloadOutcome::CalledOff { why: why.into() }
+}
+
+#[test]
+fn who_asks_for_a_reload_is_told_when_the_new_generation_serves() {
+    let mut bench = Bench::serving(1);
+    bench.ask_reload(7);
+    bench.template_ready(2);
+    assert_eq!(bench.told(), []);
+    bench.wait(SECOND);
+    bench.ready(2);
+    assert_eq!(bench.told(), [(7, Some(2), ReloadOutcome::Reloaded)]);
+    let (end, at) = bench.supervisor.last_reload().expect("there was one");
+    assert_eq!((end.took, *at), (SECOND, 61 * SECOND));
+}
+
+#[test]
+fn who_asks_for_a_reload_that_fails_is_told_why_in_the_words_of_the_log() {
+    let mut bench = Bench::serving(2);
+    bench.ask_reload(7);
+    bench.template_ready(2);
+    bench.ready(3);
+    bench.refuses(4, "no such table");
+    assert_eq!(bench.told(), [(7, Some(2), rolled_back("no such table"))]);
+    assert_eq!(bench.supervisor.reload_failure(), Some("no such table"));
+}
+
+#[test]
+fn who_asks_during_a_reload_is_told_the_end_of_the_one_after_it_however_it_was_begun() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::Reload);
+    bench.ask_reload(1);
+    bench.ask_reload(2);
+    bench.signal(Signal::Reload);
+    bench.template_fails(2, "torn");
+    assert_eq!(bench.told(), [], "that one had begun before");
+    bench.ask_reload(3);
+    bench.template_fails(3, "torn again");
+    assert_eq!(bench.told(), [(1, Some(3), rolled_back("torn again")), (2, Some(3), rolled_back("torn again"))]);
+    bench.template_ready(4);
+    bench.ready(2);
+    assert_eq!(bench.told(), [(3, Some(4), ReloadOutcome::Reloaded)]);
+    assert_eq!(bench.supervisor.reload_failure(), None);
+}
+
+#[test]
+fn who_asks_during_the_first_boot_is_told_the_end_of_the_reload_that_follows_it() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.ask_reload(1);
+    bench.template_ready(1);
+    bench.ready(1);
+    assert_eq!(bench.told(), []);
+    bench.template_ready(2);
+    bench.ready(2);
+    assert_eq!(bench.told(), [(1, Some(2), ReloadOutcome::Reloaded)]);
+}
+
+#[test]
+fn whatever_ends_the_server_calls_the_reloads_off_and_whoever_waits_is_told() {
+    let replaced = "a new master takes this one's place";
+    type End = fn(&mut Bench);
+    let ends: [(End, &str); 4] = [
+        (|bench| bench.signal(Signal::Stop), "the server stops"),
+        (|bench| bench.signal(Signal::Quit), "the server stops"),
+        (|bench| bench.tell(Event::UpgradeReady { pid: 7 }), replaced),
+        (|bench| bench.signal(Signal::DrainWorkers), "the workers were drained"),
+    ];
+    for (end, why) in ends {
+        let mut bench = Bench::serving(2);
+        bench.signal(Signal::Upgrade);
+        bench.ask_reload(1);
+        bench.template_ready(2);
+        bench.ask_reload(2);
+        bench.take();
+        end(&mut bench);
+        let actions = bench.actions.clone();
+        assert!(reload_called_off(&actions).is_some_and(|words| words.starts_with(why)), "{actions:?}");
+        let told = bench.told();
+        let [
+            (1, Some(2), ReloadOutcome::CalledOff { why: first }),
+            (2, None, ReloadOutcome::CalledOff { why: second }),
+        ] = told.as_slice()
+        else {
+            panic!("{told:?}");
+        };
+        assert!(first.starts_with(why) && second.starts_with(why), "{told:?}");
+    }
+}
+
+#[test]
+fn who_asks_while_the_server_leaves_is_told_so_at_once() {
+    let mut bench = Bench::serving(1);
+    bench.stop();
+    bench.take();
+    bench.ask_reload(1);
+    assert_eq!(bench.told(), [(1, None, called_off("the server stops"))]);
+    bench.nobody_waits();
+    bench.exits(1, Exit::Clean);
+    bench.take();
+    bench.ask_reload(2);
+    assert_eq!(bench.told(), [(2, None, called_off("the server stops"))], "at its very end, too");
+}
+
+#[test]
+fn a_boot_that_fails_calls_off_the_reload_that_was_to_follow_it() {
+    let mut bench = Bench::new(1);
+    bench.tell(Event::Boot);
+    bench.ask_reload(1);
+    bench.template_fails(1, "no index");
+    let actions = bench.actions.clone();
+    assert_eq!(bench.told(), [(1, None, called_off("the server stops"))]);
+    assert_eq!(actions.last(), Some(&boot_failed("no index")), "the end is the last word");
+}
+
+#[test]
+fn the_workers_are_drained_and_who_asks_for_a_reload_has_them_filled_again() {
+    let mut bench = Bench::serving(1);
+    bench.signal(Signal::DrainWorkers);
+    bench.take();
+    bench.ask_reload(1);
+    bench.template_ready(2);
+    bench.ready(2);
+    assert_eq!(bench.told(), [(1, Some(2), ReloadOutcome::Reloaded)]);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use self::templates::Template;
 use self::workers::Process;
-use super::super::{Action, Event, Exit, Signal, StartFailure};
+use super::super::{Action, Event, Exit, ReloadTicket, Signal, StartFailure};
 use super::MS;
 use crate::machine::Random;
 use crate::server::{Generation, WorkerId};
@@ -137,6 +137,10 @@ impl World {
             }
             Happening::ClientWaits => vec![Event::ClientWaits],
             Happening::Echo(event) => vec![event],
+            Happening::Asked(Signal::Reload) if self.random.below(2) == 0 => {
+                self.count += 1;
+                vec![Event::ReloadAsked { ticket: ReloadTicket(self.count) }]
+            }
             Happening::Asked(signal) => vec![Event::Signal(signal)],
             Happening::UpgradeReady(number) if self.new_master == Some(number) => {
                 vec![Event::UpgradeReady { pid: 7 }]
@@ -181,6 +185,7 @@ impl World {
             Action::Sample { .. }
             | Action::Retire { .. }
             | Action::CloseListeners
+            | Action::TellReload { .. }
             | Action::Notice(_)
             | Action::Leave(_) => {}
         }

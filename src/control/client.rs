@@ -1,0 +1,157 @@
+//! Who asks at a control socket, and waits for the answer.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::protocol::{self, Answer, Refused, Request};
+use crate::server::{Address, ControlAddress, ReloadEnd, Status};
+
+/// The longest answer: a server of 4,096 slots with a label in each takes about a tenth of it.
+const LONGEST_ANSWER: usize = 16 << 20;
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// Nobody answers there: no server runs, it answers elsewhere, or this user may not open the socket.
+    #[error("no server answers at {address}: {source}")]
+    NoServer {
+        /// The control socket's address.
+        address: ControlAddress,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// The server does not answer this question.
+    #[error("the server at {address} refuses: {refused}")]
+    Refused {
+        /// The control socket's address.
+        address: ControlAddress,
+        /// Why.
+        refused: Refused,
+    },
+    /// The time was over before the answer came. What was asked for goes on.
+    #[error("the server at {address} has not answered within {timeout:?}")]
+    TimedOut {
+        /// The control socket's address.
+        address: ControlAddress,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The server has hung up before it answered: most likely it has ended.
+    #[error("the server at {address} has hung up before it answered: {source}")]
+    HungUp {
+        /// The control socket's address.
+        address: ControlAddress,
+        /// What was seen of it.
+        source: io::Error,
+    },
+    /// What came is no answer: something else listens there.
+    #[error("what answers at {address} is no server of this kind: {words}")]
+    Nonsense {
+        /// The control socket's address.
+        address: ControlAddress,
+        /// What is wrong with it.
+        words: String,
+    },
+}
+
+/// Asks the server how it stands; without a timeout, waits as long as it takes.
+///
+/// # Errors
+/// [`AskError`] tells who did not answer, and why.
+pub fn status(address: &ControlAddress, timeout: Option<Duration>) -> Result<Status, AskError> {
+    match ask(address, Request::Status, timeout)? {
+        Answer::Status(status) => Ok(status),
+        other => Err(unasked(address, &other)),
+    }
+}
+
+/// Has the server reload, and waits until the reload has ended; without a timeout, as long as it takes. Whoever gives up
+/// leaves the reload running.
+///
+/// # Errors
+/// [`AskError`] tells who did not answer, and why. A reload that was rolled back is an answer.
+pub fn reload(address: &ControlAddress, timeout: Option<Duration>) -> Result<ReloadEnd, AskError> {
+    match ask(address, Request::Reload, timeout)? {
+        Answer::Reload(end) => Ok(end),
+        other => Err(unasked(address, &other)),
+    }
+}
+
+fn unasked(address: &ControlAddress, answer: &Answer) -> AskError {
+    AskError::Nonsense { address: address.clone(), words: format!("it answers another question: {answer:?}") }
+}
+
+fn ask(address: &ControlAddress, request: Request, timeout: Option<Duration>) -> Result<Answer, AskError> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let failed = |source: io::Error| match (source.kind(), timeout) {
+        (ErrorKind::TimedOut | ErrorKind::WouldBlock, Some(timeout)) => {
+            AskError::TimedOut { address: address.clone(), timeout }
+        }
+        _ => AskError::HungUp { address: address.clone(), source },
+    };
+    let mut socket = connect(address, deadline).map_err(|source| match failed(source) {
+        AskError::HungUp { address, source } => AskError::NoServer { address, source },
+        timed_out => timed_out,
+    })?;
+    match socket.write_all(&protocol::write_request(request)) {
+        // Who refuses may have hung up already, and has said why before.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written.map_err(failed)?,
+    }
+    let line = read_line(&mut socket, deadline).map_err(failed)?;
+    match protocol::read_answer(&line) {
+        Ok(Answer::Refused(refused)) => Err(AskError::Refused { address: address.clone(), refused }),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(AskError::Nonsense { address: address.clone(), words: error.to_string() }),
+    }
+}
+
+fn connect(address: &ControlAddress, deadline: Option<Instant>) -> io::Result<Socket> {
+    let name = match address.as_address() {
+        Address::Abstract(name) => SockAddr::unix(format!("\0{}", name.as_str()))?,
+        Address::Unix(path) => SockAddr::unix(path.as_path())?,
+        _ => unreachable!("a control socket is a Unix one"),
+    };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A full queue is waited for, no longer than this (socket(7)).
+    socket.set_write_timeout(left(deadline)?)?;
+    socket.connect(&name)?;
+    Ok(socket)
+}
+
+/// Reads up to the first newline, or the end.
+fn read_line(socket: &mut Socket, deadline: Option<Instant>) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut bytes = [0; 16 << 10];
+    loop {
+        socket.set_read_timeout(left(deadline)?)?;
+        let count = match socket.read(&mut bytes) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let end = bytes[..count].iter().position(|&byte| byte == b'\n');
+        line.extend_from_slice(&bytes[..end.unwrap_or(count)]);
+        if end.is_some() {
+            return Ok(line);
+        }
+        if line.len() > LONGEST_ANSWER {
+            return Err(io::Error::new(ErrorKind::InvalidData, "the answer has no end"));
+        }
+    }
+}
+
+/// The time until the deadline; none is without end.
+fn left(deadline: Option<Instant>) -> io::Result<Option<Duration>> {
+    let Some(deadline) = deadline else {
+        return Ok(None);
+    };
+    match deadline.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+        left => Ok(Some(left)),
+    }
+}
