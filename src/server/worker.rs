@@ -180,7 +180,7 @@ impl<S: Service> Worker<S> {
 
     fn stand_in(&mut self, slot: Slot, addresses: Vec<String>, fds: Vec<OwnedFd>) -> Result<()> {
         if fds.len() < addresses.len() {
-            self.say_of_queues(&FromWorker::CannotStandIn);
+            return self.cannot_stand_in(slot);
         }
         for (fd, address) in fds.into_iter().zip(addresses) {
             self.listen(Acceptor::from_fd(fd, address)?, Queue::StoodInFor(slot))?;
@@ -189,8 +189,17 @@ impl<S: Service> Worker<S> {
         Ok(())
     }
 
+    /// For want of descriptors. The master has another worker stand in, for all that this one stood in for, and asks it
+    /// nothing more.
+    fn cannot_stand_in(&mut self, slot: Slot) -> Result<()> {
+        warn!(self.attendant.log, "cannot stand in, no descriptor is left"; "for_slot" => slot.0);
+        self.say_of_queues(&FromWorker::CannotStandIn);
+        let keys = self.keys_of(|listener| matches!(listener.queue, Queue::StoodInFor(_)));
+        keys.into_iter().try_for_each(|key| self.leave(key))
+    }
+
     fn stand_down(&mut self, slot: Slot) -> Result<()> {
-        let keys: Vec<_> = self.keys_of(|listener| listener.queue == Queue::StoodInFor(slot));
+        let keys = self.keys_of(|listener| listener.queue == Queue::StoodInFor(slot));
         info!(self.attendant.log, "standing down"; "for_slot" => slot.0);
         keys.into_iter().try_for_each(|key| self.leave(key))
     }

@@ -11,6 +11,8 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use socket2::SockRef;
 
 use super::*;
+use crate::server::Slot;
+use crate::server::worker_config::Listened;
 
 #[test]
 fn a_connection_is_parked_between_its_requests() {
@@ -168,4 +170,42 @@ fn without_descriptors_the_worker_waits_and_loses_nobody() {
     assert_eq!(worker.record().connections, 2);
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).unwrap();
     assert_eq!(third.line(), "three\n");
+}
+
+/// A listener of a slot, and a second hand on it.
+fn queue_of_a_slot() -> (TcpListener, OwnedFd, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let given = listener.try_clone().unwrap().into();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, given, address)
+}
+
+#[test]
+fn who_cannot_stand_in_for_one_slot_stands_in_for_none() {
+    let own = Listened { address: "own".to_owned(), own: true };
+    let worker = TestWorker::start(WorkerConfig { listeners: vec![own], ..config() });
+    let heard = || match worker.master.recv() {
+        Ok(Received::Message { message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(heard(), FromWorker::CanStandIn);
+    let (first, given, address) = queue_of_a_slot();
+    let order = ToWorker::StandIn { slot: Slot(1), addresses: vec![address.clone()] };
+    worker.master.send(&order, &[given]).unwrap();
+    assert_eq!(Client::new(TcpStream::connect(&address).unwrap()).ask("close"), "close\n");
+
+    // Of two sockets one has got lost on the way.
+    let (second, given, other) = queue_of_a_slot();
+    let order = ToWorker::StandIn { slot: Slot(2), addresses: vec![other.clone(), other] };
+    worker.master.send(&order, &[given]).unwrap();
+    assert_eq!(heard(), FromWorker::CannotStandIn);
+    assert_eq!(worker.client().ask("close"), "close\n", "its own clients are served");
+    for listener in [first, second] {
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(worker.client().ask("close"), "close\n");
+        listener.accept().expect("the client is left to others");
+    }
+    worker.ask_to_drain();
+    worker.ends_well();
 }
