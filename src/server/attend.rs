@@ -97,10 +97,10 @@ impl<S: Service> Attendant<S> {
     pub(super) fn visit(&mut self, conn: &mut Conn, begun: Option<Begun>) -> Outcome {
         conn.borrow_buffers(&mut self.buffers);
         let outcome = match conn.try_fill() {
-            Ok(Fill::Read(_)) => self.serve_all(conn, begun, false),
+            Ok(Fill::Read(_)) => self.serve_all(conn, begun),
             Ok(Fill::WouldBlock) => Outcome::Nothing,
             Ok(Fill::Eof) if conn.buffer().is_empty() && begun.is_none() => Outcome::Close,
-            Ok(Fill::Eof) => self.serve_all(conn, begun, false),
+            Ok(Fill::Eof) => self.serve_all(conn, begun),
             Err(error) => {
                 match begun {
                     Some(request) if self.is_client_gone(&error, conn) => {
@@ -119,7 +119,8 @@ impl<S: Service> Attendant<S> {
     /// Lets the service say to the client that the rest of its request did not come in time.
     pub(super) fn time_out(&mut self, conn: &mut Conn, request: Begun) {
         conn.borrow_buffers(&mut self.buffers);
-        self.serve_all(conn, Some(request), true);
+        conn.time_out();
+        self.serve_all(conn, Some(request));
         conn.return_buffers(&mut self.buffers);
     }
 
@@ -169,11 +170,11 @@ impl<S: Service> Attendant<S> {
         self.last_chance.is_some_and(|end| end <= self.now)
     }
 
-    fn serve_all(&mut self, conn: &mut Conn, begun: Option<Begun>, timed_out: bool) -> Outcome {
+    fn serve_all(&mut self, conn: &mut Conn, begun: Option<Begun>) -> Outcome {
         let mut request = begun.unwrap_or_else(|| self.deadlines.request(self.now));
         self.record.set_state(WorkerState::Busy);
         let outcome = loop {
-            match self.serve_one(conn, request, timed_out) {
+            match self.serve_one(conn, request) {
                 ControlFlow::Continue(()) => request = self.deadlines.request(self.now),
                 ControlFlow::Break(outcome) => break outcome,
             }
@@ -188,12 +189,12 @@ impl<S: Service> Attendant<S> {
     }
 
     /// One call of the service; to go on means that the next request has already come.
-    fn serve_one(&mut self, conn: &mut Conn, request: Begun, timed_out: bool) -> ControlFlow<Outcome> {
+    fn serve_one(&mut self, conn: &mut Conn, request: Begun) -> ControlFlow<Outcome> {
         self.record.begin_request(request.since, conn.peer());
         if let Some(label) = conn.take_label() {
             self.record.set_label(&label);
         }
-        conn.begin(self.in_hand, timed_out);
+        conn.begin(self.in_hand);
         self.deadlines.begin(request, self.now);
 
         let served = self.call_service(conn, request);
@@ -228,7 +229,7 @@ impl<S: Service> Attendant<S> {
         let request = Begun { due: self.deadlines.due(), ..request };
         let is_late = request.due.is_some_and(|due| due <= self.now);
         if is_over && is_late {
-            self.tell_timed_out(conn, request.since, timed_out);
+            self.tell_timed_out(conn, request.since, conn.timed_out());
         }
         if aborted {
             self.count_abort(conn, request);

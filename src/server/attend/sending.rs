@@ -29,10 +29,10 @@ impl<S: Service> Attendant<S> {
         let outcome = match sending.then {
             Then::NextRequest => {
                 conn.take_label();
-                if conn.buffer().is_empty() { Outcome::Idle } else { self.serve_all(conn, None, false) }
+                if conn.buffer().is_empty() { Outcome::Idle } else { self.serve_all(conn, None) }
             }
             Then::RestOfRequest => Outcome::Partial(sending.request),
-            Then::RestOfAnswer => self.serve_all(conn, Some(sending.request), false),
+            Then::RestOfAnswer => self.serve_all(conn, Some(sending.request)),
             Then::Close => Outcome::Close,
         };
         conn.return_buffers(&mut self.buffers);

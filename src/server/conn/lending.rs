@@ -32,7 +32,7 @@ impl Conn {
     }
 
     /// Begins a request, or goes on with one that is not over.
-    pub(in crate::server) fn begin(&mut self, request: &'static InHand, timed_out: bool) {
+    pub(in crate::server) fn begin(&mut self, request: &'static InHand) {
         self.request = Some((request, request.begin()));
         request.line.open(self.socket.as_fd());
         self.output.begin_response();
@@ -41,7 +41,11 @@ impl Conn {
             request.last_words.open(self.socket.as_fd(), earlier);
         }
         self.deadline = None;
-        self.timed_out = timed_out;
+    }
+
+    /// The incomplete request has met its deadline: the next call of the service is the last one.
+    pub(in crate::server) fn time_out(&mut self) {
+        self.timed_out = true;
     }
 
     /// The request in hand is over; what it has written may still be unsent.

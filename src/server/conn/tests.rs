@@ -219,7 +219,7 @@ fn second_request(earlier: &[u8]) -> (Conn, UnixStream, &'static InHand) {
     let (mut conn, client) = conn_pair();
     conn.write_all(earlier).unwrap();
     let in_hand = InHand::of_worker();
-    conn.begin(in_hand, false);
+    conn.begin(in_hand);
     in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
     assert!(in_hand.last_words.is_ready());
     (conn, client, in_hand)
@@ -237,7 +237,7 @@ fn last_words_are_ready_until_the_first_byte_of_the_response_is_sent() {
     // A request that stays incomplete after it has said something is still that request.
     for (leave, ready) in [(Conn::set_aside as fn(&mut Conn), false), (Conn::end, true)] {
         leave(&mut conn);
-        conn.begin(in_hand, false);
+        conn.begin(in_hand);
         in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
         assert_eq!(in_hand.last_words.is_ready(), ready);
     }
@@ -299,7 +299,7 @@ fn a_connection_that_a_service_has_kept_has_no_part_in_the_next_request() {
     let (mut kept, mut client, in_hand) = second_request(b"");
     in_hand.end();
     let (mut other, _other_client) = conn_pair();
-    other.begin(in_hand, false);
+    other.begin(in_hand);
     in_hand.set_due(Some(Monotonic::now()));
     in_hand.last_words.set(Words { deadline: b"late", crash: b"crashed" });
     client.write_all(b"bytes").unwrap();

@@ -55,18 +55,21 @@ impl<S: Service> Client<S> {
             let mut socket = &self.socket;
             socket.write_all(piece.as_ref()).expect("room in the socket");
         }
-        self.serve(false)
+        self.serve()
     }
 
     /// Says that nothing more comes, and gives the last answers.
     pub(super) fn hang_up(&mut self) -> String {
         self.socket.shutdown(Shutdown::Write).expect("a socket");
-        self.serve(false)
+        self.serve()
     }
 
     /// Lets the deadline of an incomplete request pass.
     pub(super) fn time_out(&mut self) -> String {
-        self.serve(true)
+        if let Some(conn) = &mut self.conn {
+            conn.time_out();
+        }
+        self.serve()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -82,9 +85,9 @@ impl<S: Service> Client<S> {
         self.bench.board.read(0).expect("a record").label
     }
 
-    fn serve(&mut self, timed_out: bool) -> String {
+    fn serve(&mut self) -> String {
         if let Some(mut conn) = self.conn.take() {
-            if self.serve_until_parked(&mut conn, timed_out) == Next::Park {
+            if self.serve_until_parked(&mut conn) == Next::Park {
                 self.conn = Some(conn);
             } else {
                 self.lingered = conn.begin_linger();
@@ -100,8 +103,8 @@ impl<S: Service> Client<S> {
         String::from_utf8(heard).expect("answers in UTF-8")
     }
 
-    fn serve_until_parked(&mut self, conn: &mut Conn, timed_out: bool) -> Next {
-        let mut serve_again = timed_out;
+    fn serve_until_parked(&mut self, conn: &mut Conn) -> Next {
+        let mut serve_again = conn.timed_out();
         let next = loop {
             if !serve_again {
                 match conn.try_fill() {
@@ -112,7 +115,7 @@ impl<S: Service> Client<S> {
                 }
             }
             let mut cx = self.bench.request(self.draining, Some(self.left));
-            conn.begin(self.bench.in_hand, timed_out);
+            conn.begin(self.bench.in_hand);
             let next = self.service.serve(conn, &mut cx);
             self.wants_more = matches!(next, Ok(Next::More));
             match next {
@@ -120,7 +123,7 @@ impl<S: Service> Client<S> {
                     serve_again = conn.has_consumed() && !conn.buffer().is_empty();
                     conn.end();
                 }
-                Ok(Next::More) if timed_out || conn.has_ended() => break Next::Close,
+                Ok(Next::More) if conn.timed_out() || conn.has_ended() => break Next::Close,
                 Ok(Next::More) => serve_again = false,
                 Ok(Next::Room) => serve_again = conn.try_flush().expect("a client that reads"),
                 Ok(Next::Close) => break Next::Close,
