@@ -13,6 +13,7 @@ use std::time::Instant;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::sys::clock::poll_timeout;
 use crate::sys::{promptness, signals, wait};
 
 /// Something that wants to know when a descriptor is ready.
@@ -106,11 +107,7 @@ impl Sources {
 
     fn until_next(&self) -> EpollTimeout {
         match self.reminders.iter().map(|(at, _)| *at).min() {
-            // Rounded up, so that the time has come when the wait ends.
-            Some(at) => {
-                let wait = at.saturating_duration_since(Instant::now()).as_millis() + 1;
-                EpollTimeout::from(u16::try_from(wait).unwrap_or(u16::MAX))
-            }
+            Some(at) => poll_timeout(at.saturating_duration_since(Instant::now())),
             None => EpollTimeout::NONE,
         }
     }

@@ -42,7 +42,7 @@ use super::in_hand::InHand;
 use super::message::{FromWorker, ToWorker};
 use super::parked::{Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, poll_timeout};
 use crate::sys::{crash, last_words};
 
 /// So many events are taken from the kernel at a time.
@@ -148,9 +148,7 @@ impl<S: Service> Worker<S> {
         let Some(next) = resumes.chain(self.parked.next_moment()).min() else {
             return EpollTimeout::NONE;
         };
-        // Rounded up, or the last millisecond would be spent spinning.
-        let millis = next.since(self.attendant.now).as_nanos().div_ceil(1_000_000);
-        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+        poll_timeout(next.since(self.attendant.now))
     }
 
     // ---- what the master says ----

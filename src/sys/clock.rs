@@ -7,6 +7,8 @@
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollTimeout;
+
 /// A moment, in nanoseconds of CLOCK_MONOTONIC. Never zero, so zero may stand for "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Monotonic(NonZeroU64);
@@ -46,5 +48,25 @@ impl Monotonic {
     pub(crate) fn instant(self) -> Instant {
         let (instant, now) = (Instant::now(), Self::now());
         if self >= now { instant + self.since(now) } else { instant.checked_sub(now.since(self)).unwrap_or(instant) }
+    }
+}
+
+/// The time that is left, for poll(2) and epoll_wait(2): rounded up, or the last millisecond would be spent spinning. What
+/// is longer than they can wait for, 24 days, is cut: who has waited looks at the clock again.
+pub(crate) fn poll_timeout(left: Duration) -> PollTimeout {
+    PollTimeout::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_rounded_up_and_cut_to_what_can_be_waited_for() {
+        let nanos = Duration::from_nanos;
+        for (left, waited) in [(nanos(0), 0_u16), (nanos(1), 1), (nanos(1_000_000), 1), (nanos(1_000_001), 2)] {
+            assert_eq!(poll_timeout(left), PollTimeout::from(waited), "{left:?}");
+        }
+        assert_eq!(poll_timeout(Duration::MAX), PollTimeout::MAX);
     }
 }

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown};
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::clock::Monotonic;
+use super::clock::{Monotonic, poll_timeout};
 
 /// Takes one connection from the queue of a non-blocking listener, close-on-exec and non-blocking
 /// itself, with its peer's address.
@@ -72,9 +72,7 @@ pub(crate) fn wait(socket: BorrowedFd<'_>, what: Wait, deadline: Option<Monotoni
                 if left.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                // Rounded up, or the last millisecond would be spent spinning.
-                let millis = left.as_nanos().div_ceil(1_000_000);
-                PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+                poll_timeout(left)
             }
         };
         match poll(&mut [PollFd::new(socket.as_fd(), flags)], timeout) {

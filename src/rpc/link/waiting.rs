@@ -7,10 +7,11 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Link;
 use super::receiving::Received;
+use crate::sys::clock::poll_timeout;
 use crate::sys::seqpacket;
 
 struct Unpark(Thread);
@@ -98,10 +99,7 @@ impl Link {
     fn is_readable_by(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up, or the last millisecond would be spent spinning.
-            let millis = left.as_nanos().div_ceil(1_000_000);
-            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], poll_timeout(left)) {
                 // A longer time than poll(2) can wait for may be left.
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(nix::Error::EINTR) => {}

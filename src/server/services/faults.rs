@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollTimeout, poll};
+use nix::poll::poll;
 use nix::sys::signal::{Signal, raise};
 
 use crate::server::{Conn, RequestCx};
+use crate::sys::clock::poll_timeout;
 
 const MAX_MS: u32 = 600_000;
 const MAX_MB: u32 = 1024;
@@ -214,8 +215,7 @@ fn sleep(how_long: Duration, cx: &RequestCx<'_>) -> io::Result<()> {
     let end = Instant::now() + how_long;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let millis = left.as_nanos().div_ceil(1_000_000);
-        match poll(&mut [], PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+        match poll(&mut [], poll_timeout(left)) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => cx.in_time()?,
             Err(error) => return Err(error.into()),
