@@ -64,6 +64,7 @@ pub struct Conn {
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Peer {
     /// A TCP client.
     Inet(SocketAddr),
