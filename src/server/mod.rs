@@ -38,7 +38,6 @@ mod socket_file;
 mod status;
 mod supervisor;
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 pub(crate) mod testing;
 mod worker;
 mod worker_config;

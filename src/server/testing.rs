@@ -1,27 +1,22 @@
-//! What tests of services and of the worker loop share: connections over socket pairs, a worker
-//! without a master.
+//! What tests and fuzz targets of services share: connections over socket pairs, a worker without a master.
 
-use std::env;
+#[cfg(test)]
+mod processes;
+
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::Duration;
 
-use slog::{Discard, Logger, o};
-
-use super::acceptor::Acceptor;
+#[cfg(test)]
+pub(crate) use self::processes::{child_of, is_child, link, worker_cx};
 use super::cleanup::Cleanups;
 use super::conn::Conn;
 use super::deadline::{Begun, Deadlines};
-use super::drain::MasterLink;
 use super::in_hand::InHand;
-use super::message::{FromWorker, ToWorker};
 use super::request_cx::RequestCx;
 use super::scoreboard::{Board, Record};
-use super::service::WorkerCx;
 use super::worker_config::{WorkerBirth, WorkerConfig};
 use super::{Generation, Slot, WorkerId};
-use crate::proc::Channel;
 use crate::sys::clock::Monotonic;
 
 /// A connection, and its client.
@@ -40,6 +35,7 @@ pub(crate) fn record(board: &Board) -> Record {
 
 /// A worker without listeners and without a loop, to call `serve` in.
 pub(crate) struct Bench {
+    #[cfg(test)]
     pub(crate) board: Board,
     pub(crate) config: WorkerConfig,
     pub(in crate::server) in_hand: &'static InHand,
@@ -57,7 +53,16 @@ impl Bench {
         // Without a timer: the alarm is the whole process's.
         let config = WorkerConfig { request_timeout: None, ..WorkerConfig::default() };
         let deadlines = Deadlines::new(&config, in_hand, record).expect("nothing to be made");
-        Self { board, config, in_hand, birth: birth(), record, deadlines, cleanups: Cleanups::default() }
+        Self {
+            #[cfg(test)]
+            board,
+            config,
+            in_hand,
+            birth: birth(),
+            record,
+            deadlines,
+            cleanups: Cleanups::default(),
+        }
     }
 
     /// What `serve` is given.
@@ -78,29 +83,3 @@ impl Bench {
         }
     }
 }
-
-/// The worker's end of its socket, and the master's.
-pub(crate) fn link() -> (MasterLink, Channel<ToWorker, FromWorker>) {
-    let (worker, master) = Channel::pair().expect("a socket pair");
-    (MasterLink::new(worker), master)
-}
-
-/// A worker's context over these listeners. A worker belongs to one thread, so make it there.
-pub(crate) fn worker_cx(acceptors: Vec<Acceptor>, config: WorkerConfig, link: MasterLink, record: Record) -> WorkerCx {
-    let log = Logger::root(Discard, o!());
-    WorkerCx::new(acceptors, config, birth(), link, record, log).expect("a worker's context")
-}
-
-/// This very test, run again in a process of its own, where [`is_child`] is true: for what changes
-/// or ends a process.
-pub(crate) fn child_of(test: &str) -> Command {
-    let mut child = Command::new(env::current_exe().expect("this executable"));
-    child.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1");
-    child
-}
-
-pub(crate) fn is_child() -> bool {
-    env::var_os(CHILD).is_some()
-}
-
-const CHILD: &str = "HATCHERY_TEST_CHILD";

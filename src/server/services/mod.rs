@@ -20,5 +20,4 @@ pub use echo::Echo;
 pub use hello::Hello;
 
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets use a part of it"))]
 mod testing;

@@ -28,10 +28,6 @@ pub(super) struct Client<S> {
 }
 
 impl<S: Service> Client<S> {
-    pub(super) fn new(service: S) -> Self {
-        Client::of(Bench::new(), service)
-    }
-
     /// A client of a worker that has served others before.
     pub(super) fn of(bench: Bench, service: S) -> Self {
         let (conn, socket) = conn_pair();
@@ -74,15 +70,6 @@ impl<S: Service> Client<S> {
 
     pub(super) fn is_closed(&self) -> bool {
         self.conn.is_none()
-    }
-
-    /// How much is received and not consumed.
-    pub(super) fn buffered(&self) -> usize {
-        self.conn.as_ref().map_or(0, |conn| conn.buffer().len())
-    }
-
-    pub(super) fn label(&self) -> Vec<u8> {
-        self.bench.board.read(0).expect("a record").label
     }
 
     fn serve(&mut self) -> String {
@@ -136,5 +123,22 @@ impl<S: Service> Client<S> {
         // A client that is gone hears nothing.
         let _ = conn.flush();
         next
+    }
+}
+
+/// What the fuzz targets do not ask for.
+#[cfg(test)]
+impl<S: Service> Client<S> {
+    pub(super) fn new(service: S) -> Self {
+        Client::of(Bench::new(), service)
+    }
+
+    /// How much is received and not consumed.
+    pub(super) fn buffered(&self) -> usize {
+        self.conn.as_ref().map_or(0, |conn| conn.buffer().len())
+    }
+
+    pub(super) fn label(&self) -> Vec<u8> {
+        self.bench.board.read(0).expect("a record").label
     }
 }
