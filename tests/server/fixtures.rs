@@ -3,8 +3,10 @@
 //! How they misbehave is written into files of a directory, so that a test can change it between two generations or
 //! two lives of a worker. A file holds one order, such as `fail no index today`.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::hash::BuildHasher;
 use std::io::Write;
 use std::num::ParseIntError;
@@ -58,14 +60,15 @@ fn own_main() -> ExitCode {
     }
 }
 
-/// The orders for a fixture: `--arg orders=DIR`.
+/// The orders for a fixture: `--arg orders=DIR`. Each is locked while it holds: who is to `wait` waits for its lock.
 pub struct Orders {
     directory: tempfile::TempDir,
+    given: RefCell<HashMap<String, File>>,
 }
 
 impl Orders {
     pub fn new() -> Orders {
-        Orders { directory: tempfile::tempdir().expect("a directory") }
+        Orders { directory: tempfile::tempdir().expect("a directory"), given: RefCell::default() }
     }
 
     pub fn arg(&self) -> String {
@@ -75,12 +78,18 @@ impl Orders {
     /// From now on `moment` (`preload`, `start` or `start-SLOT`) does this.
     pub fn give(&self, moment: &str, order: &str) {
         let beside = self.directory.path().join(".new");
-        fs::write(&beside, order).expect("a file");
+        let mut file = File::create(&beside).expect("a file");
+        file.lock().expect("nobody else knows it");
+        file.write_all(order.as_bytes()).expect("room");
         fs::rename(beside, self.directory.path().join(moment)).expect("a file in its place");
+        self.given.borrow_mut().insert(moment.to_owned(), file);
     }
 
     pub fn take_back(&self, moment: &str) {
         fs::remove_file(self.directory.path().join(moment)).expect("there was an order");
+        let given = self.given.borrow_mut().remove(moment).expect("it was given");
+        // Closing would not do: a process that is just being started may hold it as well.
+        given.unlock().expect("it was locked");
     }
 
     /// Whether some process hangs as ordered for this moment.
@@ -141,9 +150,10 @@ impl Pencil {
 /// Does what is ordered for this moment.
 fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
     let path = Path::new(directory.unwrap_or("/nowhere")).join(moment);
-    let Ok(order) = fs::read_to_string(&path) else {
+    let Ok(file) = File::open(&path) else {
         return Ok(());
     };
+    let order = std::io::read_to_string(&file)?;
     match order.split_once(' ').unwrap_or((&order, "")) {
         ("fail", words) => return Err(words.into()),
         ("panic", words) => panic!("{words}"),
@@ -153,9 +163,7 @@ fn obey(directory: Option<&str>, moment: &str) -> Result<()> {
         ("descriptors", limit) => setrlimit(Resource::RLIMIT_NOFILE, limit.parse()?, limit.parse()?)?,
         ("wait", _) => {
             fs::write(path.with_extension("obeyed"), "")?;
-            while path.exists() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            file.lock_shared()?;
         }
         ("hang", _) => {
             fs::write(path.with_extension("obeyed"), "")?;
