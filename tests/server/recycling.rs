@@ -11,6 +11,7 @@ pub fn tests() -> Vec<Trial> {
         after_so_many_requests_workers_are_followed_and_none_is_lost,
         at_their_age_workers_are_followed_one_by_one_and_none_is_lost,
         a_worker_that_has_grown_too_large_is_followed,
+        requests_wear_a_worker_out_however_they_end,
     ]
 }
 
@@ -83,5 +84,25 @@ fn a_worker_that_has_grown_too_large_is_followed() {
         assert_eq!(server.workers()[&other], pid, "the other is left alone");
     }
     assert_eq!(server.log.count(is_worn), 1);
+    server.stop();
+}
+
+/// If one of them were not counted, the limit would not be reached. It is so small that no worker's own is below it.
+fn requests_wear_a_worker_out_however_they_end() {
+    let args = ["--workers", "1", "--faults", "--request-timeout", "300ms", "--max-requests", "4"];
+    let mut server = Server::start(&args);
+    let pid = server.workers()[&0];
+    // It panics, meets its deadline, is never whole, has lost its client: the answers, as far as there is somebody.
+    assert_eq!(server.get("/fault/panic").status, 500);
+    assert_eq!(server.get("/fault/sleep?ms=60000").status, 504);
+    let mut slow = server.client();
+    slow.send("GET / HT").expect("a part of a request");
+    assert_eq!(slow.answer().expect("a word that it took too long").status, 408);
+    let mut gone = server.client();
+    gone.send("GET / HT").expect("a part of a request");
+    drop(gone);
+    let worn = server.log.wait("it is worn out", is_worn);
+    assert_eq!((worn.pid(), worn.str("why")), (pid, "it has answered 4 requests".to_owned()));
+    server.successor(0, pid);
     server.stop();
 }

@@ -46,12 +46,6 @@ fn a_worker_whose_master_is_gone_waits_for_no_client_without_end() {
 /// Whatever it waits for at that moment.
 #[test]
 fn a_worker_that_drains_hears_its_masters_end() {
-    if !is_child() {
-        let test = "server::worker::tests::leaving::a_worker_that_drains_hears_its_masters_end";
-        let status = child_of(test).status().unwrap();
-        assert!(status.success(), "{status}");
-        return;
-    }
     let hour = Duration::from_secs(3600);
     let worker = TestWorker::start(WorkerConfig { last_chance: hour, request_timeout: Some(hour), ..config() });
     let (mut kept, mut reader, mut writer) = (worker.client(), worker.client(), worker.client());
