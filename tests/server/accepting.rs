@@ -33,6 +33,7 @@ pub fn tests() -> Vec<Trial> {
         without_descriptors_a_worker_pauses_says_so_once_and_does_not_spin,
         the_place_of_a_client_that_leaves_is_given_to_the_next_at_once,
         without_descriptors_the_longest_idle_clients_make_room_for_new_ones,
+        without_descriptors_answers_under_way_go_on,
         the_queue_of_a_full_worker_is_served_by_the_others,
         a_client_that_woke_a_worker_which_is_dead_by_then_is_served_by_another,
     ]
@@ -365,6 +366,34 @@ fn without_descriptors_the_longest_idle_clients_make_room_for_new_ones() {
     assert_eq!(clients[0].rest(), b"", "whoever has been idle longest goes first");
     let last = clients.last_mut().expect("sixty");
     assert!(last.exchange("who").expect("the newest stays").starts_with("0 "));
+}
+
+fn without_descriptors_answers_under_way_go_on() {
+    const MEBIBYTES: usize = 12;
+    let orders = Orders::new();
+    let server = with_few_descriptors(&orders, &["--workers", "1"]);
+    // More than the kernel keeps: the worker waits for them to read.
+    let mut readers: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    for reader in &mut readers {
+        reader.send("much 1\n".repeat(MEBIBYTES)).expect("questions");
+        reader.first_byte().expect("the first answer has begun");
+    }
+    // Whoever is idle goes for a new client; those who are sent to do not.
+    let mut idle: Vec<Client> = (0..30).map(|_| server.client()).collect();
+    for client in &mut idle {
+        assert!(client.exchange("who").expect("nobody is lost").starts_with("0 "));
+    }
+    server.log.wait("idle ones have gone", |record| record.is("no room for new clients, closing idle connections"));
+    // And nobody is idle any more: the worker accepts nobody, and goes on with them.
+    let in_hand = fill(&server);
+    for mut reader in readers {
+        let is_whole = |answers: &[u8]| answers.iter().filter(|&&byte| byte == b'x').count() == MEBIBYTES << 20;
+        reader.half_close();
+        assert!(is_whole(&reader.rest()), "an answer is cut");
+    }
+    for mut client in in_hand {
+        assert!(client.exchange("o").expect("nobody is lost").starts_with("0 "));
+    }
 }
 
 fn the_queue_of_a_full_worker_is_served_by_the_others() {
