@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,10 @@ use super::codec::Codec;
 use super::contract::{Contract, Wording};
 use super::error::{Error, Lost};
 use super::link::waiting::{park, thread_waker};
-use super::link::{Completion, Haste, Link, Outcome, Refused, call_back, in_callback};
+use super::link::{Completion, Haste, Link, Outcome, Refused, Stake, call_back, in_callback};
 use super::options::Options;
 use super::pending::{CallFuture, Slot};
-use crate::proc::{self, Exit, Process};
+use crate::proc::{self, Exit, Process, Running};
 
 /// A process that is called like a function.
 ///
@@ -53,13 +54,25 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
         C: Codec<Call> + Codec<Reply> + Codec<Event>,
     {
         let link = Link::open(process.run(entry)?, Contract::of::<Call, Reply, Event, C>(), options.limits)?;
-        Ok(Client {
-            link,
-            call: Wording::of::<C>(),
-            reply: Wording::of::<C>(),
-            event: Wording::of::<C>(),
-            types: PhantomData,
-        })
+        Ok(Client::of::<C>(link))
+    }
+
+    /// Of a process that has other work too, and has sent the other end of its socket.
+    pub(crate) fn of_part<C>(socket: OwnedFd, running: Arc<Running>, options: Options<C>) -> Result<Self, proc::Error>
+    where
+        C: Codec<Call> + Codec<Reply> + Codec<Event>,
+    {
+        let contract = Contract::of::<Call, Reply, Event, C>();
+        let link = Link::over(socket, running, Stake::Part, contract, options.limits)?;
+        Ok(Client::of::<C>(link))
+    }
+
+    fn of<C>(link: Arc<Link>) -> Self
+    where
+        C: Codec<Call> + Codec<Reply> + Codec<Event>,
+    {
+        let (call, reply, event) = (Wording::of::<C>(), Wording::of::<C>(), Wording::of::<C>());
+        Client { link, call, reply, event, types: PhantomData }
     }
 
     /// Calls, and waits for the reply. Waits for room too, if as many calls are outstanding as the options allow.
@@ -230,20 +243,43 @@ impl<Call, Reply, Event> Client<Call, Reply, Event> {
 
     /// Waits for all outstanding calls, and then for the process, which leaves. Its end comes back.
     ///
+    /// A server's worker that has [offered](crate::server::WorkerCx::offer) the conversation does not leave: see
+    /// [`close`](Client::close).
+    ///
     /// # Errors
     /// The conversation ended otherwise than by the process's end; or [`Error::InCallback`], and then the client is dropped.
     pub fn finish(self) -> Result<Exit, Error> {
+        match self.await_end()?.0 {
+            Lost::Died(exit) => Ok(*exit),
+            why => Err(Error::Lost { may_have_run: true, why }),
+        }
+    }
+
+    /// Waits for all outstanding calls, and ends the conversation. A process of its own leaves then; a server's worker goes
+    /// on with its work.
+    ///
+    /// # Errors
+    /// The conversation ended otherwise, or the process with another code than 0; or [`Error::InCallback`], and then the
+    /// client is dropped.
+    pub fn close(self) -> Result<(), Error> {
+        match self.await_end()? {
+            (_, true) => Ok(()),
+            (why, false) => Err(Error::Lost { may_have_run: true, why }),
+        }
+    }
+
+    /// How all has ended, and whether as it was asked to.
+    fn await_end(self) -> Result<(Lost, bool), Error> {
         if in_callback() {
             return Err(Error::InCallback);
         }
         self.link.close();
-        let lost = self.link.wait_until(None, || self.link.state().ended().cloned());
-        match lost {
-            Some(Lost::Died(exit)) => Ok(*exit),
-            Some(why) => Err(Error::Lost { may_have_run: true, why }),
-            // It waits without a deadline.
-            None => Err(Error::TimedOut { may_have_run: true }),
-        }
+        let ended = || {
+            let state = self.link.state();
+            state.ended().map(|why| (why.clone(), state.finished_well()))
+        };
+        // It waits without a deadline.
+        self.link.wait_until(None, ended).ok_or(Error::TimedOut { may_have_run: true })
     }
 }
 

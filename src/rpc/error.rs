@@ -11,9 +11,10 @@ use crate::proc::{self, Exit};
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// As many calls are outstanding, or as many bytes wait to be sent, as the [`Options`](super::Options) allow.
-    /// Submit again when a reply has come; [`call`](super::Client::call) waits by itself.
-    #[error("cannot call: as many calls are outstanding as the options allow")]
+    /// As many calls are outstanding, or as many bytes wait to be sent, as the options allow. Submit again when a reply has
+    /// come; [`call`](super::Client::call) waits by itself. An [event](super::Events::send) of a server's worker may be sent
+    /// again when the master has listened, and after the request in hand.
+    #[error("there is no room: as many calls are outstanding, or as many bytes wait to be sent, as the options allow")]
     Full,
     /// The message is longer than the [`Options`](super::Options) allow.
     #[error("cannot send a message of {length} bytes: the limit is {limit}")]
@@ -115,6 +116,10 @@ pub enum Lost {
         /// What the codec says.
         words: String,
     },
+    /// The process has closed this conversation, and lives on: a server's worker that had
+    /// [offered](crate::server::WorkerCx::offer) it.
+    #[error("the worker has closed the conversation that it had offered")]
+    Left,
     /// It was killed because it, or a call in it, was late; only in a [`Pool`](super::Pool).
     #[error("the process was killed: {late}")]
     Killed {

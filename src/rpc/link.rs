@@ -59,6 +59,7 @@ pub(super) struct Link {
     myself: Weak<Link>,
     socket: OwnedFd,
     running: Arc<Running>,
+    stake: Stake,
     hub: &'static Hub,
     ours: Contract,
     limits: Limits,
@@ -70,6 +71,15 @@ pub(super) struct Link {
     on_event: Mutex<Option<OnEvent>>,
     /// Told when the right to deliver is free again and somebody waits for it.
     delivered: Condvar,
+}
+
+/// What a conversation is to its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stake {
+    /// All that it does: when the conversation ends, so does the process.
+    Whole,
+    /// Something beside its work, which goes on without it.
+    Part,
 }
 
 /// Whether a call may wait for others to travel with.
@@ -89,15 +99,27 @@ pub(super) enum Refused {
 
 impl Link {
     pub(super) fn open(running: Running, ours: Contract, limits: Limits) -> Result<Arc<Link>, proc::Error> {
-        let hub = Hub::get().map_err(|error| proc::Error::system("watch the process", error))?;
         let socket = running.socket()?;
+        Link::over(socket, Arc::new(running), Stake::Whole, ours, limits)
+    }
+
+    /// A conversation over this socket, whose other end the process has.
+    pub(super) fn over(
+        socket: OwnedFd,
+        running: Arc<Running>,
+        stake: Stake,
+        ours: Contract,
+        limits: Limits,
+    ) -> Result<Arc<Link>, proc::Error> {
+        let hub = Hub::get().map_err(|error| proc::Error::system("watch the process", error))?;
         let mut outbox = Outbox::default();
         let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit: limits.message };
         outbox.push(Kind::Hello, CallId::default(), encode_own(&hello), 0);
         let link = Arc::new_cyclic(|myself| Link {
             myself: Weak::clone(myself),
             socket,
-            running: Arc::new(running),
+            running,
+            stake,
             hub,
             ours,
             limits,

@@ -96,6 +96,18 @@
 //!
 //! The example `parser_pool` of this repository isolates a parser that crashes, hangs and leaks.
 //!
+//! # A server's workers
+//! The workers of a [`server`](crate::server) have other work; still they can be called, and send events, in the same way: a
+//! service [offers](crate::server::WorkerCx::offer) a handler in its `start`, and the program that has the server gets a
+//! [`Client`] of it ([`Server::on_offer`](crate::server::Server::on_offer), with an example). Three things differ:
+//!
+//! - A worker answers between requests, so a call waits for the request in hand. Events are sent at once, in the middle of a
+//!   request too.
+//! - A worker waits for nobody: where the master does not listen, events are refused beyond a limit ([`Error::Full`]) instead of
+//!   making the worker wait.
+//! - The worker is not the client's: nonsense, a panic or a codec's error end the conversation or the one call, and not the
+//!   worker; nor does [`close`](Client::close). That a worker has closed a conversation and lives on is [`Lost::Left`].
+//!
 //! # Codecs and descriptors
 //! Messages are written by a [`Codec`]: [`Postcard`], `Json` (feature `json`), [`Octets`], or
 //! your own. Master and process compare the names of codec and types, and their shapes, before the first call ([`Contract`]): a
@@ -144,4 +156,5 @@ pub use pool::{
 };
 #[cfg(feature = "tokio")]
 pub use serve::AsyncCx;
+pub(crate) use serve::{ASK_AGAIN_MS, Loop, attended};
 pub use serve::{Cx, Entry, Events, InitCx, Responder};

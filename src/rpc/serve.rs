@@ -1,6 +1,8 @@
 //! The process's side: entry points that serve calls.
 
+pub(crate) mod attended;
 mod deferred;
+
 mod entry;
 mod inbox;
 mod output;
@@ -13,6 +15,7 @@ mod turn;
 pub use deferred::Responder;
 pub use entry::{Entry, InitCx};
 pub use output::Events;
+pub(crate) use output::{ASK_AGAIN_MS, Loop};
 #[cfg(feature = "tokio")]
 pub use runtime::AsyncCx;
 pub use turn::Cx;

@@ -297,7 +297,7 @@ impl<S: Service> Attendant<S> {
     /// The request is over, and so is its deadline: the cleanups have the time of a request of their own.
     fn clean_up(&mut self, peer: Peer) {
         self.record.begin_request(self.now, peer);
-        self.deadlines.begin_cleanups(self.now);
+        self.deadlines.begin_beside(self.now);
         self.cleanups.run(|panic| error!(self.log, "a cleanup panicked"; "panic" => %panic, "label" => self.label()));
         self.deadlines.end();
         self.now = Monotonic::now();

@@ -72,9 +72,9 @@ impl Deadlines {
         self.in_hand.due()
     }
 
-    /// The cleanups of a request come in hand at `now`, with as much time as a request has. What is left of the ended
-    /// request's alarm does not reach them.
-    pub(super) fn begin_cleanups(&self, now: Monotonic) {
+    /// What is no request comes in hand at `now`, with as much time as a request has: cleanups, a call of the master's. What
+    /// is left of the alarm of the request before does not reach it.
+    pub(super) fn begin_beside(&self, now: Monotonic) {
         if let Some(alarm) = self.alarm.get() {
             let soft = now.after(self.timeout.unwrap_or(Duration::MAX));
             let hard = soft.after(self.kill_after);

@@ -43,6 +43,14 @@ impl MasterLink {
         self.channel.try_send(message, &[]).is_ok_and(|sent| sent)
     }
 
+    /// As [`try_say`](Self::try_say), with descriptors.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub(super) fn try_pass(&self, message: &FromWorker, fds: &[OwnedFd]) -> io::Result<bool> {
+        self.channel.try_send(message, fds)
+    }
+
     /// Whether the master has asked to drain or is gone; takes in what has come, and never waits.
     pub(super) fn wants_drain(&self) -> bool {
         if !self.drain.get() {

@@ -34,6 +34,8 @@ pub(crate) enum FromWorker {
     Leaving,
     /// A request has met its soft deadline and is over.
     TimedOut(TimedOut),
+    /// The master may call the worker over the socket that comes along.
+    Offer { name: String },
 }
 
 /// A request that was interrupted by its deadline.

@@ -1,4 +1,11 @@
 //! The pre-fork server: listeners, the user's service, workers and their supervision.
+//!
+//! - What a user writes is a [`Service`]. [`host`] makes entry points of it, and [`run`] runs the server that a [`Config`]
+//!   describes.
+//! - Workers may be called by the program that has the server, and tell it of events: counters, progress, notices. A service
+//!   [offers](WorkerCx::offer) a function under a name, [`Server::on_offer`] hears of it, and an [`Offer`] that is accepted is a
+//!   typed [`Client`](crate::rpc::Client). Slot, pid and generation say whose it is; each worker that comes offers anew, and what
+//!   a worker has offered ends with it. Where nothing is offered it costs nothing.
 
 mod abort;
 mod acceptor;
@@ -28,6 +35,7 @@ mod lock;
 mod logging;
 mod master;
 mod message;
+mod offers;
 mod parked;
 mod pid_file;
 mod request_cx;
@@ -71,7 +79,8 @@ pub use lock::FileLock;
 pub use logging::stderr_logger;
 #[cfg(feature = "control")]
 pub(crate) use master::{Desk, Question, Reply};
-pub use master::{RunError, run};
+pub use master::{Offer, RunError, Server, run};
+pub use offers::{OfferError, OfferOptions};
 pub use pid_file::PidFileError;
 pub use request_cx::RequestCx;
 pub use scoreboard::LABEL_BYTES;

@@ -1,5 +1,6 @@
 //! What a user writes: a [`Service`], and what it is given to work with.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,6 +11,7 @@ use slog::Logger;
 use super::acceptor::Acceptor;
 use super::conn::Conn;
 use super::drain::{DrainNotice, MasterLink};
+use super::offers::Offers;
 use super::request_cx::RequestCx;
 use super::scoreboard::Record;
 use super::worker_config::{WorkerBirth, WorkerConfig};
@@ -148,6 +150,8 @@ pub struct WorkerCx {
     pub(super) notice: DrainNotice,
     pub(super) link: Rc<MasterLink>,
     pub(super) record: Record,
+    /// What the master may call; made with the first offer.
+    pub(super) offers: OnceCell<Box<Offers>>,
     pub(super) log: Logger,
 }
 
@@ -177,7 +181,7 @@ impl WorkerCx {
         let link = Rc::new(link);
         let notice = DrainNotice::new(Rc::clone(&link))?;
         let pid = std::process::id();
-        Ok(Self { acceptors, config, birth, pid, notice, link, record, log })
+        Ok(Self { acceptors, config, birth, pid, notice, link, record, offers: OnceCell::new(), log })
     }
 
     /// The listeners, in the order in which they were configured. They are non-blocking, and shared

@@ -6,7 +6,8 @@
 //! first parked and leaves it by being closed; in between the set is not touched, unless its client does not take
 //! what it is sent: then the connection is watched for room to write, until all is sent.
 //!
-//! A turn serves the connections that the worker has first, and then accepts: one more, or a few as long
+//! A turn serves the connections that the worker has first, answers the master's calls if the service has offered any, and
+//! then accepts: one more, or a few as long
 //! as each is over at once. What a busy worker does not take stays in the queue for one that has less
 //! to do.
 //!
@@ -21,6 +22,7 @@
 //! comes before it is over is answered, with a word that it is the last if the protocol has one.
 
 mod accepting;
+mod answering;
 mod keeping;
 mod token;
 
@@ -40,6 +42,7 @@ use super::deadline::Deadlines;
 use super::drain::DrainNotice;
 use super::in_hand::InHand;
 use super::message::{FromWorker, ToWorker};
+use super::offers::Offers;
 use super::parked::{Parked, Phase};
 use super::service::{Result, Service, WorkerCx};
 use crate::sys::clock::{Monotonic, poll_timeout};
@@ -54,6 +57,7 @@ pub(super) fn run<S: Service>(service: S, cx: WorkerCx) -> Result<()> {
     while !(worker.attendant.draining && worker.parked.is_empty()) {
         worker.turn()?;
     }
+    worker.answer_last();
     Ok(())
 }
 
@@ -65,6 +69,10 @@ struct Worker<S> {
     complained: Complaints,
     parked: Parked,
     connections: u64,
+    /// What the master may call, if the service has offered anything.
+    offers: Option<Box<Offers>>,
+    /// There is more to answer than the last turn did.
+    answers_due: Option<Monotonic>,
     epoll: Epoll,
 }
 
@@ -102,8 +110,13 @@ impl<S: Service> Worker<S> {
             complained: Complaints::default(),
             parked: Parked::default(),
             connections: 0,
+            offers: cx.offers.into_inner(),
+            answers_due: None,
             epoll,
         };
+        if let Some(offers) = &worker.offers {
+            worker.epoll.add(&**offers, Token::Offers.event(EpollFlags::EPOLLIN))?;
+        }
         for (index, acceptor) in cx.acceptors.into_iter().enumerate() {
             let listened = worker.attendant.config.listeners.get(index);
             let is_own = listened.is_some_and(|listened| listened.own);
@@ -129,9 +142,11 @@ impl<S: Service> Worker<S> {
                 Token::Notice => self.hear()?,
                 Token::Master => self.hear_the_end()?,
                 Token::Parked(key) => self.revisit(key),
+                Token::Offers => self.answers_due = Some(self.attendant.now),
                 Token::Listener(_) => {}
             }
         }
+        self.answer_some();
         for token in tokens {
             if let Token::Listener(key) = token {
                 self.accept_some(key)?;
@@ -145,7 +160,7 @@ impl<S: Service> Worker<S> {
     /// How long to wait for events.
     fn patience(&self) -> EpollTimeout {
         let resumes = self.listeners.iter().filter_map(|listener| listener.paused_until);
-        let Some(next) = resumes.chain(self.parked.next_moment()).min() else {
+        let Some(next) = resumes.chain(self.parked.next_moment()).chain(self.answers_due).min() else {
             return EpollTimeout::NONE;
         };
         poll_timeout(next.since(self.attendant.now))

@@ -7,7 +7,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, shutdown, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, getsockname, getsockopt, shutdown, socketpair,
+    sockopt,
+};
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`, unix(7)).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
@@ -21,6 +24,12 @@ const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * siz
 /// Two connected ends, both CLOEXEC.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Whether the descriptor is a message socket between processes of this machine, as whoever sent it says.
+pub(crate) fn is_one(fd: BorrowedFd<'_>) -> bool {
+    let is_of_type = getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::SeqPacket);
+    is_of_type && getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok()
 }
 
 /// Sends one message with descriptors, at once or not at all.
@@ -209,6 +218,16 @@ mod tests {
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
         drop(here);
         assert!(receive(there.as_fd(), &mut buffer).expect("the end").is_none());
+    }
+
+    #[test]
+    fn a_socket_of_another_kind_or_no_socket_is_told_from_one() {
+        let (one, _other) = pair().expect("a socket pair");
+        assert!(is_one(one.as_fd()));
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let (pipe, _writer) = std::io::pipe().expect("a pipe");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        assert!(![stream.as_fd(), pipe.as_fd(), udp.as_fd()].into_iter().any(is_one));
     }
 
     #[test]

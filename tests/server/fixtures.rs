@@ -42,6 +42,7 @@ pub fn become_fixture() -> Option<ExitCode> {
         "subprocesses" => Some(hatchery::serve::<crate::subprocesses::Fixture>()),
         "own-loop" => Some(hatchery::serve::<OwnLoop>()),
         "own-main" => Some(own_main()),
+        "offers" => Some(crate::offers::program()),
         other => panic!("there is no fixture {other:?}"),
     }
 }

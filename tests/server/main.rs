@@ -32,6 +32,7 @@ mod last_words;
 mod listeners;
 mod logs;
 mod lossless;
+mod offers;
 mod pid_files;
 mod preloads;
 mod recovery;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         listeners::tests(),
         logs::tests(),
         lossless::tests(),
+        offers::tests(),
         pid_files::tests(),
         preloads::tests(),
         recovery::tests(),

@@ -7,7 +7,7 @@ use std::task::Waker;
 use nix::libc;
 
 use super::delivering::{call_back, delivering};
-use super::{Link, Outcome};
+use super::{Link, Outcome, Stake};
 use crate::proc::{self, Exit};
 use crate::rpc::conversation::Ended;
 use crate::rpc::error::{Error, Lost};
@@ -33,7 +33,7 @@ impl Link {
         // What is overdue has ended before.
         drop(self.begin_delivery(state));
         seqpacket::shut(self.socket.as_fd());
-        if !gone {
+        if !gone && self.stake == Stake::Whole {
             self.kill();
         }
         delivering(|| {

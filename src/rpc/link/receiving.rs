@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::delivering::delivering;
 use super::watching::END_WITHIN;
-use super::{Completion, Link, OnReady, Outcome, State};
+use super::{Completion, Link, OnReady, Outcome, Stake, State};
 use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal};
 use crate::rpc::conversation::Step;
 use crate::rpc::error::{Error, Lost};
@@ -169,6 +169,11 @@ impl Link {
     fn see_eof(&self) {
         let mut state = self.state();
         state.eof = Some(Instant::now());
+        if self.stake == Stake::Part && state.told_closing {
+            // As it was asked to. How its process ends is nobody's concern here.
+            drop(state);
+            return self.end(Lost::Left);
+        }
         self.update_watch(&mut state);
         self.remind(&state, Instant::now() + END_WITHIN);
         drop(state);

@@ -98,9 +98,14 @@ impl State {
         }
     }
 
-    /// Whether the process has left as it was asked to.
-    pub(super) fn finished_well(&self) -> bool {
-        self.told_closing && matches!(&self.end, Some(Lost::Died(exit)) if exit.success())
+    /// Whether the process has left, or has left the conversation, as it was asked to.
+    pub(in crate::rpc) fn finished_well(&self) -> bool {
+        let is_good = match &self.end {
+            Some(Lost::Died(exit)) => exit.success(),
+            Some(Lost::Left) => true,
+            _ => false,
+        };
+        self.told_closing && is_good
     }
 
     pub(super) fn is_idle(&self) -> bool {

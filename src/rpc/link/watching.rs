@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Link, State};
+use super::{Link, Stake, State};
 use crate::proc::hub::{Source, Token};
 use crate::rpc::error::Lost;
 
@@ -65,7 +65,10 @@ impl Link {
             }
         }
         let overdue = state.eof.is_some_and(|since| since + END_WITHIN <= now) && state.exit.is_none();
-        overdue.then(|| Lost::Protocol { words: "it closed its socket and did not end".to_owned() })
+        overdue.then(|| match self.stake {
+            Stake::Whole => Lost::Protocol { words: "it closed its socket and did not end".to_owned() },
+            Stake::Part => Lost::Left,
+        })
     }
 
     /// Somebody waits for what comes in, and not by receiving it.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,16 +41,41 @@ struct Datagram {
 /// # Errors
 /// Master and process do not agree; the master has been told.
 pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, BoxError> {
+    let output = Output::new(socket);
+    match hear_first(&output, ours, seqpacket::receive_waiting)? {
+        Heard::Word(inbox) => Ok(Some(inbox)),
+        // It waits until there is something.
+        Heard::Nothing | Heard::End => Ok(None),
+    }
+}
+
+/// As [`begin`], in a loop that must not wait for it.
+pub(super) fn begin_now(output: &Arc<Output>, ours: &Contract) -> Result<Heard<Inbox>, BoxError> {
+    hear_first(output, ours, seqpacket::receive)
+}
+
+/// What came of listening.
+pub(super) enum Heard<T> {
+    Nothing,
+    Word(T),
+    /// There is no master any more.
+    End,
+}
+
+fn hear_first(output: &Arc<Output>, ours: &Contract, receive: Receive) -> Result<Heard<Inbox>, BoxError> {
     let mut first = Datagram::default();
     let mut arrivals = Arrivals::default();
     // What the first word may be is known without a limit of the master's.
-    if !first.receive(socket.as_fd(), u32::MAX.into(), &mut arrivals, seqpacket::receive_waiting)? {
-        return Ok(None);
+    match first.receive(output.socket(), output.limit(), &mut arrivals, receive) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Heard::End),
+        Err(error) if error.is_nothing_yet() => return Ok(Heard::Nothing),
+        Err(error) => return Err(error.into()),
     }
     let hello = first.frames.pop_front().filter(|frame| frame.kind == Kind::Hello);
     let hello = hello.as_ref().and_then(|frame| frame.message.bytes(&first.bytes)).ok_or("the master did not begin")?;
     let Hello { protocol, contract: theirs, limit } = postcard::from_bytes(hello)?;
-    let output = Output::new(socket, limit);
+    output.set_limit(limit);
     if protocol != PROTOCOL || !theirs.agrees(ours) {
         let refusal = Refusal::Disagreement { theirs: Box::new(ours.clone()) };
         output.say(Kind::Refused, CallId::default(), encode_own(&refusal));
@@ -58,7 +83,7 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
         return Err(format!("master and process do not agree: here {ours}; there {theirs}").into());
     }
     let inbox = Inbox {
-        output,
+        output: Arc::clone(output),
         cancelled: first.cancels().collect(),
         current: first,
         ahead: VecDeque::new(),
@@ -66,14 +91,14 @@ pub(super) fn begin(socket: OwnedFd, ours: &Contract) -> Result<Option<Inbox>, B
         arrivals,
         eof: false,
     };
-    Ok(Some(inbox))
+    Ok(Heard::Word(inbox))
 }
 
 impl Inbox {
     /// Says our first word: that we agree, and are ready for calls.
     pub(super) fn greet(&self, ours: Contract) {
         let hello = Hello { protocol: PROTOCOL, contract: ours, limit: self.output.limit() };
-        self.output.say(Kind::Hello, CallId::default(), encode_own(&hello));
+        self.output.greet(encode_own(&hello));
     }
 
     pub(super) fn output(&self) -> &Arc<Output> {
@@ -133,7 +158,7 @@ impl Inbox {
             match datagram.receive(socket, limit, &mut self.arrivals, seqpacket::receive) {
                 Ok(true) => self.keep(datagram),
                 Ok(false) => self.eof = true,
-                Err(Stopped::Os(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.is_nothing_yet() => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -151,7 +176,6 @@ impl Inbox {
     }
 
     /// Whether no further call will come.
-    #[cfg(feature = "tokio")]
     pub(super) fn is_over(&self) -> bool {
         self.eof && !self.has_more()
     }
@@ -200,6 +224,15 @@ enum Stopped {
     Broken(String),
 }
 
+impl Stopped {
+    /// A receiver that does not wait has found nothing.
+    fn is_nothing_yet(&self) -> bool {
+        matches!(self, Stopped::Os(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+type Receive = fn(BorrowedFd<'_>, &mut Vec<u8>) -> io::Result<Option<seqpacket::Datagram>>;
+
 impl Datagram {
     /// The calls that are cancelled in it, which may stand in it themselves.
     fn cancels(&self) -> impl Iterator<Item = CallId> {
@@ -212,7 +245,7 @@ impl Datagram {
         socket: BorrowedFd<'_>,
         limit: u64,
         lanes: &mut Arrivals,
-        receive: fn(BorrowedFd<'_>, &mut Vec<u8>) -> io::Result<Option<seqpacket::Datagram>>,
+        receive: Receive,
     ) -> Result<bool, Stopped> {
         let Some(datagram) = receive(socket, &mut self.bytes).map_err(Stopped::Os)? else { return Ok(false) };
         let split = wire::split(&self.bytes, datagram, limit, lanes, &mut self.frames);

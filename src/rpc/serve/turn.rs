@@ -16,8 +16,8 @@ use crate::rpc::wire::{CallId, Frame};
 pub struct Cx<Event> {
     /// Where its events go.
     pub events: Events<Event>,
-    inbox: Rc<RefCell<Inbox>>,
-    call: CallId,
+    pub(super) inbox: Rc<RefCell<Inbox>>,
+    pub(super) call: CallId,
 }
 
 impl<Event> Cx<Event> {

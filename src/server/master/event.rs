@@ -1,5 +1,7 @@
 //! Everything that can happen to the master.
 
+use std::os::fd::OwnedFd;
+
 use super::desk::Question;
 use crate::proc::{Error, Exit};
 use crate::server::inheritance::FromNext;
@@ -27,6 +29,10 @@ pub(super) enum Event {
     WorkerBorn { id: WorkerId, pid: i32 },
     /// A worker says something.
     WorkerSaid { id: WorkerId, message: FromWorker },
+    /// A worker lets itself be called over this socket.
+    WorkerOffers { id: WorkerId, name: String, socket: OwnedFd },
+    /// A worker has offered something that is refused for this reason.
+    OfferRefused { id: WorkerId, why: &'static str },
     /// A worker has closed its socket.
     WorkerHungUp { id: WorkerId },
     /// A worker's process has ended; how, is told by the next event.

@@ -11,6 +11,7 @@ mod effects;
 mod estate;
 mod event;
 mod journal;
+mod offers;
 mod overview;
 mod policy;
 mod queues;
@@ -20,6 +21,7 @@ mod slow;
 mod upgrade;
 mod worker;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ pub(crate) use self::desk::{Desk, Question};
 use self::effects::{Effects, Program};
 use self::estate::Estate;
 use self::event::Event;
+pub use self::offers::Offer;
+use self::offers::OnOffer;
 use self::signals::Signals;
 use self::upgrade::OldMaster;
 use super::config::{AcceptMode, Config, Workers};
@@ -107,20 +111,131 @@ impl RunError {
 /// # Errors
 /// Why the server did not boot; a server that has booted ends only as it was asked to.
 pub fn run(config: Config, log: Logger) -> Result<(), RunError> {
-    kernel::require_linux_5_10()?;
+    Server::new(config, log).run()
+}
+
+/// A server that is about to run, for a program that wants to do more than [`run`] does.
+///
+/// The workers of this one can be asked what they have answered, and tell of each start. The program asks them all once, and
+/// stops:
+///
+/// ```standalone_crate
+/// use std::cell::Cell;
+/// use std::io::Write;
+/// use std::rc::Rc;
+/// use std::sync::mpsc;
+/// use std::thread;
+///
+/// use hatchery::proc::Registry;
+/// use hatchery::rpc::{Client, Cx, Options};
+/// use hatchery::server::{
+///     self, Config, Conn, LogFormat, LogLevel, Next, OfferOptions, PreloadCx, RequestCx, Result, Server, Service, WorkerCx,
+/// };
+/// use hatchery::slog::{Discard, Logger, o};
+/// use nix::sys::signal::{Signal, raise};
+///
+/// struct Counting { answered: Rc<Cell<u64>> }
+///
+/// impl Service for Counting {
+///     type Preload = ();
+///     fn preload(_: &PreloadCx) -> Result<()> { Ok(()) }
+///     fn start(_: &'static (), cx: &WorkerCx) -> Result<Counting> {
+///         let answered = Rc::new(Cell::new(0));
+///         let count = Rc::clone(&answered);
+///         let notices = cx.offer("answered", OfferOptions::new(), move |(): (), _: &Cx<String>| Ok(count.get()))?;
+///         notices.send(&format!("{} is here", cx.pid()))?;
+///         Ok(Counting { answered })
+///     }
+///     fn serve(&mut self, conn: &mut Conn, _: &mut RequestCx) -> Result<Next> {
+///         let Some(_) = conn.read_line(80)? else { return Ok(Next::Close) };
+///         self.answered.set(self.answered.get() + 1);
+///         writeln!(conn, "ok")?;
+///         Ok(Next::Park)
+///     }
+/// }
+///
+/// fn silent(_: LogFormat, _: LogLevel) -> Logger { Logger::root(Discard, o!()) }
+///
+/// fn main() -> std::result::Result<(), server::RunError> {
+///     hatchery::init(&server::host::<Counting>(Registry::new(), silent));
+///
+///     let mut config = Config::default();
+///     config.listen = vec!["127.0.0.1:0".parse().expect("an address")];
+///     let count = config.workers.get() as usize;
+///     let (tell, workers) = mpsc::channel::<Client<(), u64, String>>();
+///     thread::spawn(move || {
+///         let workers: Vec<_> = workers.iter().take(count).collect();
+///         let answered: u64 = workers.iter().filter_map(|worker| worker.call(&()).ok()).sum();
+///         println!("{} workers have answered {answered} requests", workers.len());
+///         raise(Signal::SIGTERM).expect("a signal");
+///     });
+///     let log = silent(config.log_format, config.log_level);
+///     Server::new(config, log)
+///         .on_offer(move |offer| {
+///             let slot = offer.slot();
+///             let Ok(worker) = offer.accept(Options::new()) else { return };
+///             // What comes while there is no handler is dropped.
+///             let _ = worker.on_event(move |notice| println!("slot {slot}: {notice}"));
+///             let _ = tell.send(worker);
+///         })
+///         .run()
+/// }
+/// ```
+#[must_use = "it runs nothing before `run`"]
+pub struct Server {
+    config: Config,
+    on_offer: Option<OnOffer>,
+    log: Logger,
+}
+
+impl Server {
+    /// What [`run`] runs.
+    pub fn new(config: Config, log: Logger) -> Server {
+        Server { config, on_offer: None, log }
+    }
+
+    /// Calls `handler` with everything that a worker [offers](super::WorkerCx::offer), in the order in which it comes. A worker that
+    /// follows another offers anew, and one whose end comes before its turn is passed over. Without a handler offers are
+    /// declined.
+    ///
+    /// The handler has a thread of its own, so it may wait, and call; others wait for it then. If it panics, that is
+    /// logged, and it is called with the next offer.
+    pub fn on_offer(mut self, handler: impl FnMut(Offer) + Send + 'static) -> Server {
+        self.on_offer = Some(Box::new(handler));
+        self
+    }
+
+    /// Runs it; see [`run`].
+    ///
+    /// # Errors
+    /// Those of [`run`].
+    pub fn run(self) -> Result<(), RunError> {
+        kernel::require_linux_5_10()?;
+        let Server { config, on_offer, log } = self;
+        run_with(config, on_offer, log)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+fn run_with(config: Config, on_offer: Option<OnOffer>, log: Logger) -> Result<(), RunError> {
     if let Err(error) = limits::raise_open_files() {
         warn!(log, "cannot raise the limit on open files"; "why" => %error);
     }
     let (events, inbox) = unbounded();
     let inherited = Inheritance::receive().map_err(|error| RunError::Inheritance { words: error.to_string() })?;
     let Some((conversation, inheritance)) = inherited else {
-        return serve(config, Inheritance::default(), None, (events, inbox), log);
+        return serve((config, on_offer), Inheritance::default(), None, (events, inbox), log);
     };
     let old = OldMaster::new(conversation, events.clone());
     let served = old
         .watch()
         .map_err(RunError::master("watch the master before this one"))
-        .and_then(|()| serve(config, inheritance, Some(Arc::clone(&old)), (events, inbox), log));
+        .and_then(|()| serve((config, on_offer), inheritance, Some(Arc::clone(&old)), (events, inbox), log));
     if let Err(error) = &served {
         old.say(&FromNext::Failed { words: words_of(error) });
     }
@@ -128,7 +243,7 @@ pub fn run(config: Config, log: Logger) -> Result<(), RunError> {
 }
 
 fn serve(
-    config: Config,
+    (config, on_offer): (Config, Option<OnOffer>),
     inheritance: Inheritance,
     old_master: Option<Arc<OldMaster>>,
     (events, inbox): (Sender<Event>, Receiver<Event>),
@@ -141,7 +256,9 @@ fn serve(
     let board = Board::new(RECORDS).map_err(RunError::master("make the scoreboard"))?;
     let program = Program::current().map_err(RunError::master("find this program's own file"))?;
     let estate = Estate::gather(&config, inheritance, old_master, events.clone(), log.clone())?;
-    Master::new(config, estate, (board, program), (events, inbox), log).run()
+    let offers = on_offer.map(|handler| offers::Queue::open(handler, log.clone())).transpose();
+    let offers = offers.map_err(RunError::master("start the thread that hears of offers"))?;
+    Master::new((config, offers), estate, (board, program), (events, inbox), log).run()
 }
 
 struct Master {
@@ -155,7 +272,7 @@ struct Master {
 
 impl Master {
     fn new(
-        config: Config,
+        (config, offers): (Config, Option<offers::Queue>),
         estate: Estate,
         own: (Board, Program),
         (events, inbox): (Sender<Event>, Receiver<Event>),
@@ -166,7 +283,7 @@ impl Master {
             info!(log, "listening"; "address" => %listener.address(), "accept" => %accept, "pid" => std::process::id());
         }
         let policy = policy::of(&config);
-        let effects = Effects::new(config, estate, own, events, log.clone());
+        let effects = Effects::new(config, estate, own, offers, events, log.clone());
         let supervisor = Supervisor::new(policy, crate::machine::seed());
         Master { supervisor, effects, inbox, began: Instant::now(), log }
     }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
@@ -10,7 +11,9 @@ use super::event::Event;
 use crate::proc::hub::{Source, Token, Watch, forget};
 use crate::proc::{Channel, Received, Running};
 use crate::server::message::{FromWorker, ToWorker};
+use crate::server::offers;
 use crate::server::{Generation, Slot, WorkerId};
+use crate::sys::seqpacket;
 
 /// A worker's process and the conversation with it.
 pub(super) struct Worker {
@@ -22,7 +25,7 @@ pub(super) struct Worker {
     pub(super) queue: Option<Slot>,
     /// It has said that it accepts connections.
     pub(super) ready: bool,
-    running: Running,
+    pub(super) running: Arc<Running>,
     /// Known once it is born.
     pub(super) pid: Option<i32>,
     conversation: Option<Watch<Conversation>>,
@@ -45,7 +48,7 @@ impl Worker {
             generation,
             queue,
             ready: false,
-            running,
+            running: Arc::new(running),
             pid: None,
             conversation: None,
             drain_wished: false,
@@ -60,7 +63,8 @@ impl Worker {
             return self.kill();
         }
         let socket = self.running.socket().map_err(|error| error.to_string())?;
-        let conversation = Conversation { id, channel: Channel::new(socket), events: events.clone() };
+        let conversation =
+            Conversation { id, channel: Channel::new(socket), offers: AtomicUsize::new(0), events: events.clone() };
         let watched = Watch::new(conversation, EpollFlags::EPOLLIN).map_err(|error| error.to_string())?;
         self.conversation = Some(watched);
         if self.drain_wished { self.drain() } else { Ok(()) }
@@ -112,6 +116,8 @@ impl Worker {
 struct Conversation {
     id: WorkerId,
     channel: Channel<ToWorker, FromWorker>,
+    /// How many offers have come.
+    offers: AtomicUsize,
     events: Sender<Event>,
 }
 
@@ -125,6 +131,11 @@ impl Source for Conversation {
     fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
         loop {
             match self.channel.try_recv() {
+                Ok(Received::Message { message: FromWorker::Offer { name }, fds, .. }) => {
+                    if let Some(event) = self.admit(name, fds) {
+                        let _ = self.events.send(event);
+                    }
+                }
                 Ok(Received::Message { message, .. }) => {
                     // Nobody listens any more: the server has ended.
                     let _ = self.events.send(Event::WorkerSaid { id: self.id, message });
@@ -138,5 +149,91 @@ impl Source for Conversation {
                 }
             }
         }
+    }
+}
+
+impl Conversation {
+    /// What becomes of an offer. It is decided here, so that whatever a worker sends, few of its descriptors wait for the master;
+    /// and what is refused after the first that is too many, is refused without a word.
+    fn admit(&self, name: String, fds: Vec<OwnedFd>) -> Option<Event> {
+        let before = self.offers.fetch_add(1, Ordering::Relaxed);
+        let refused = |why| Event::OfferRefused { id: self.id, why };
+        if before >= offers::MOST {
+            return (before == offers::MOST).then(|| refused("it has made as many as it may"));
+        }
+        if !offers::is_name(&name) {
+            return Some(refused("its name is none"));
+        }
+        match <[OwnedFd; 1]>::try_from(fds) {
+            Ok([socket]) if seqpacket::is_one(socket.as_fd()) => {
+                Some(Event::WorkerOffers { id: self.id, name, socket })
+            }
+            _ => Some(refused("it came without its socket")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, unbounded};
+
+    use super::*;
+    use crate::proc::hub::Hub;
+
+    /// What the master hears of a worker that sends this, all in one go; and that its descriptors are closed.
+    fn heard(messages: impl IntoIterator<Item = (FromWorker, Vec<OwnedFd>)>) -> Vec<Event> {
+        let (here, there) = Channel::pair().expect("a pair");
+        let (events, inbox): (_, Receiver<Event>) = unbounded();
+        let conversation = Conversation { id: WorkerId(7), channel: here, offers: AtomicUsize::new(0), events };
+        let conversation = Arc::new(conversation);
+        let source: Arc<dyn Source> = conversation.clone();
+        let hub = Hub::get().expect("a hub");
+        // Watched for nothing: the test calls it.
+        let token = hub.watch(&*conversation, EpollFlags::EPOLLONESHOT, Arc::downgrade(&source)).expect("watched");
+        for (message, fds) in messages {
+            assert!(there.try_send(&message, &fds).expect("sent"), "more than the socket takes");
+        }
+        conversation.ready(token, EpollFlags::EPOLLIN);
+        inbox.try_iter().collect()
+    }
+
+    fn offer(name: &str, fds: Vec<OwnedFd>) -> (FromWorker, Vec<OwnedFd>) {
+        (FromWorker::Offer { name: name.to_owned() }, fds)
+    }
+
+    #[test]
+    fn of_a_flood_of_offers_eight_come_through_and_one_is_told_of() {
+        let (one, other) = seqpacket::pair().expect("a pair");
+        let heard = heard((0..100).map(|_| offer("again", vec![one.try_clone().expect("a copy")])));
+        let offers = heard.iter().filter(|event| matches!(event, Event::WorkerOffers { .. })).count();
+        assert_eq!((offers, heard.len()), (8, 9), "{heard:?}");
+        assert!(matches!(heard[8], Event::OfferRefused { id: WorkerId(7), .. }));
+        drop((heard, one));
+        // Nobody holds a copy any more.
+        assert!(matches!(seqpacket::receive(other.as_fd(), &mut Vec::new()), Ok(None)));
+    }
+
+    #[test]
+    fn an_offer_that_makes_no_sense_is_refused_and_the_conversation_goes_on() {
+        let socket = || seqpacket::pair().expect("a pair").0;
+        let (pipe, _writer) = std::io::pipe().expect("a pipe");
+        let nonsense = [
+            offer("", vec![socket()]),
+            offer(&"x".repeat(65), vec![socket()]),
+            offer("a\nb", vec![socket()]),
+            offer("none", Vec::new()),
+            offer("two", vec![socket(), socket()]),
+            offer("a pipe", vec![pipe.into()]),
+            (FromWorker::Ready, vec![socket()]),
+            offer("good", vec![socket()]),
+        ];
+        let heard = heard(nonsense);
+        let [refused @ .., Event::WorkerSaid { message: FromWorker::Ready, .. }, Event::WorkerOffers { name, .. }] =
+            &heard[..]
+        else {
+            panic!("{heard:?}")
+        };
+        assert_eq!((refused.len(), name.as_str()), (6, "good"));
+        assert!(refused.iter().all(|event| matches!(event, Event::OfferRefused { .. })), "{refused:?}");
     }
 }

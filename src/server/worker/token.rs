@@ -10,6 +10,7 @@ pub(super) enum Token {
     Notice,
     /// The master's end, while the worker drains.
     Master,
+    Offers,
     Listener(u32),
     Parked(Key),
 }
@@ -19,11 +20,13 @@ impl Token {
     const NOTICE: u32 = u32::MAX;
     const LISTENER: u32 = u32::MAX - 1;
     const MASTER: u32 = u32::MAX - 2;
+    const OFFERS: u32 = u32::MAX - 3;
 
     pub(super) fn event(self, flags: EpollFlags) -> EpollEvent {
         let (high, low) = match self {
             Self::Notice => (0, Self::NOTICE),
             Self::Master => (0, Self::MASTER),
+            Self::Offers => (0, Self::OFFERS),
             Self::Listener(index) => (index, Self::LISTENER),
             Self::Parked(key) => (key.generation, key.index),
         };
@@ -37,6 +40,7 @@ impl From<u64> for Token {
         match low {
             Self::NOTICE => Self::Notice,
             Self::MASTER => Self::Master,
+            Self::OFFERS => Self::Offers,
             Self::LISTENER => Self::Listener(high),
             index => Self::Parked(Key { index, generation: high }),
         }

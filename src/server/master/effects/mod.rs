@@ -19,6 +19,7 @@ use super::desk::{Question, Waiting as WaitingForReload};
 use super::doorbell::Doorbell;
 use super::estate::Estate;
 use super::event::{Event, TemplateId};
+use super::offers;
 use super::queues::Queues;
 use super::slow::SlowLog;
 use super::worker::Worker;
@@ -54,6 +55,8 @@ pub(super) struct Effects {
     workers: BTreeMap<WorkerId, Worker>,
     slow: SlowLog,
     queues: Queues,
+    /// Where offers go, if the program wants any.
+    offers: Option<offers::Queue>,
     /// Who was sent last to look at the queues, and when.
     looked: Option<(WorkerId, Monotonic)>,
     events: Sender<Event>,
@@ -65,6 +68,7 @@ impl Effects {
         config: Config,
         estate: Estate,
         (board, program): (Board, Program),
+        offers: Option<offers::Queue>,
         events: Sender<Event>,
         log: Logger,
     ) -> Effects {
@@ -79,6 +83,7 @@ impl Effects {
             config,
             slow,
             queues,
+            offers,
             looked: None,
             estate,
             waiting: WaitingForReload::default(),
@@ -143,6 +148,14 @@ impl Effects {
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
             Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::WorkerOffers { id, name, socket } => {
+                self.pass_on(id, name, socket);
+                Vec::new()
+            }
+            Event::OfferRefused { id, why } => {
+                self.refuse_offer(id, why);
+                Vec::new()
+            }
             Event::ClientWaits => {
                 self.doorbell = None;
                 vec![supervisor::Event::ClientWaits]

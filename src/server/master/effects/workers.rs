@@ -1,9 +1,10 @@
 //! Workers: forked, heard, asked to drain, killed, and seen to end.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::libc;
-use slog::{info, o, warn};
+use slog::{debug, info, o, warn};
 
 use super::words::{as_told, why_no_process, words_of_failure};
 use super::{Effects, clone_fd};
@@ -11,6 +12,7 @@ use crate::proc::{self, Exit, Failure, How, Process};
 use crate::server::hosting::{encode, worker_entry};
 use crate::server::listener::slots;
 use crate::server::master::event::Event;
+use crate::server::master::offers::Offer;
 use crate::server::master::worker::Worker;
 use crate::server::message::FromWorker;
 use crate::server::scoreboard::Snapshot;
@@ -108,7 +110,26 @@ impl Effects {
         let told = messages.iter().filter_map(|message| self.said(id, message)).collect();
         self.queues.leaves(id, Monotonic::now());
         self.look_in_place_of(id);
+        if let Some(offers) = &self.offers {
+            offers.forget(id);
+        }
         told
+    }
+
+    /// Hands an offer to whoever wants it. Unwanted, it is closed, which its worker hears.
+    pub(super) fn pass_on(&mut self, id: WorkerId, name: String, socket: OwnedFd) {
+        let Some(Worker { slot, generation, pid: Some(pid), running, .. }) = self.workers.get(&id) else { return };
+        let (slot, generation, pid) = (*slot, *generation, *pid);
+        debug!(self.log, "a worker offers something";
+            "offer" => &name, "slot" => slot.0, "pid" => pid, "generation" => generation.0, "wanted" => self.offers.is_some());
+        if let Some(offers) = &self.offers {
+            offers.push(Offer { id, name, slot, generation, pid, socket, running: Arc::clone(running) });
+        }
+    }
+
+    pub(super) fn refuse_offer(&self, id: WorkerId, why: &str) {
+        let pid = self.workers.get(&id).and_then(|worker| worker.pid);
+        warn!(self.log, "an offer of a worker is refused"; "worker" => id.0, "pid" => pid, "why" => why);
     }
 
     pub(super) fn worker_ended(&mut self, id: WorkerId, end: Result<Exit, StartFailure>) -> Vec<supervisor::Event> {
@@ -167,6 +188,8 @@ impl Effects {
                 self.slow.interrupted(&record, request);
                 None
             }
+            // It is an event of its own, with its socket; this one is a dead worker's.
+            FromWorker::Offer { .. } => None,
         }
     }
 
