@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "the scenarios are other binaries'")]
 mod support;
 
+mod batching;
 mod deadlines;
 mod deaths;
 mod descriptors;
@@ -27,11 +28,13 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    let registry = progress::register(pool::example::register(pool::tasks::register(entries::registry())));
+    let registry = batching::register(pool::tasks::register(entries::registry()));
+    let registry = progress::register(pool::example::register(registry));
     #[cfg(feature = "tokio")]
     let registry = runtime::add_to(registry);
     hatchery::init(&registry);
     let mut tests = Vec::new();
+    tests.extend(batching::tests());
     tests.extend(deadlines::tests());
     tests.extend(deaths::tests());
     tests.extend(descriptors::tests());

@@ -18,9 +18,12 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Kinds of frames, as the library counts them.
 const HELLO: u8 = 1;
-const CALL: u8 = 2;
+pub const CALL: u8 = 2;
 const REPLY: u8 = 4;
-const EVENT: u8 = 6;
+pub const EVENT: u8 = 6;
+
+/// The length of what stands before a frame's message.
+pub const HEAD: usize = 20;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -31,7 +34,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-fn frame(kind: u8, in_file: u8, descriptors: u16, place: u32, length: u64, message: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, in_file: u8, descriptors: u16, place: u32, length: u64, message: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind, in_file];
     bytes.extend(descriptors.to_le_bytes());
     bytes.extend(place.to_le_bytes());

@@ -18,7 +18,7 @@ use crate::proc::{BoxError, RunCx};
 use crate::rpc::codec::Postcard;
 use crate::rpc::contract::{Contract, Encoded, Failed, Hello, PROTOCOL, Wording, encode_own};
 use crate::rpc::lanes::Arrivals;
-use crate::rpc::wire::{CallId, Kind, Outbox, Sent, split};
+use crate::rpc::wire::{CallId, Frame, Kind, Outbox, Sent, split};
 use crate::sys::seqpacket;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -116,14 +116,20 @@ impl Master {
         poll(&mut socket, PollTimeout::from(SOON.as_millis() as u16)).expect("polled") > 0
     }
 
+    /// The next datagram, and the frames in it.
+    fn hear(&self) -> (Vec<u8>, Vec<Frame>) {
+        assert!(self.becomes(PollFlags::POLLIN), "nothing comes any more");
+        let mut bytes = Vec::new();
+        let datagram = seqpacket::receive(self.socket.as_fd(), &mut bytes).expect("received").expect("a datagram");
+        let mut frames = Vec::new();
+        split(&bytes, datagram, LIMIT, &mut Arrivals::default(), &mut frames).expect("whole");
+        (bytes, frames)
+    }
+
     /// Waits for the end of this call: what it is, and the message.
     fn end_of(&self, call: CallId) -> (Kind, Vec<u8>) {
         loop {
-            assert!(self.becomes(PollFlags::POLLIN), "the call does not end");
-            let mut bytes = Vec::new();
-            let datagram = seqpacket::receive(self.socket.as_fd(), &mut bytes).expect("received").expect("a datagram");
-            let mut frames = Vec::new();
-            split(&bytes, datagram, LIMIT, &mut Arrivals::default(), &mut frames).expect("whole");
+            let (bytes, frames) = self.hear();
             if let Some(end) = frames.into_iter().find(|frame| frame.id == call && frame.kind != Kind::Hello) {
                 return (end.kind, end.message.bytes(&bytes).expect("a message").to_vec());
             }
@@ -250,6 +256,50 @@ fn a_call_that_comes_with_its_cancel_never_runs_in_tokio() {
             async move { Ok(text.len() as u32) }
         };
         runtime::serve(cx, spoken, 4, &|_| Ok(()), &count)
+    });
+}
+
+/// Each datagram costs its sender a system call, and its receiver another.
+fn together(serve: Serve) {
+    const CALLS: usize = 2_000;
+    let (tell, _begun) = mpsc::channel();
+    let (mut master, _end) = Master::of(move |cx, spoken| serve(cx, spoken, tell));
+    for _ in 0..4 {
+        let calls: Vec<CallId> = std::iter::repeat_with(|| master.next_id()).take(CALLS / 4).collect();
+        master.say_together(calls.into_iter().map(|id| (Kind::Call, id, encode_own(&"a call"))));
+    }
+    let (mut replies, mut datagrams) = (0, 0);
+    while replies < CALLS {
+        let (_, frames) = master.hear();
+        replies += frames.iter().filter(|frame| frame.kind == Kind::Reply).count();
+        datagrams += 1;
+    }
+    assert!(datagrams <= CALLS / 2, "{replies} replies came in {datagrams} datagrams");
+}
+
+#[test]
+fn replies_to_quick_calls_that_came_together_travel_together() {
+    together(|cx, spoken, _| {
+        turn::serve(cx, spoken, &|_| Ok(()), &|(), text: String, _: &Cx<()>| Ok(text.len() as u32))
+    });
+}
+
+#[test]
+fn replies_to_quick_calls_that_came_together_travel_together_deferred() {
+    together(|cx, spoken, _| {
+        let answer = |(): &mut (), text: String, responder: Responder<u32>, _: &Events<()>| {
+            responder.answer(Ok(text.len() as u32));
+        };
+        deferred::serve(cx, spoken, 100, &|_| Ok(()), &answer)
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn replies_to_quick_calls_that_came_together_travel_together_in_tokio() {
+    together(|cx, spoken, _| {
+        let answer = |_, text: String, _: AsyncCx<()>| async move { Ok(text.len() as u32) };
+        runtime::serve(cx, spoken, 100, &|_| Ok(()), &answer)
     });
 }
 
