@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-pub(super) use self::delivering::{call_back, delivering, in_callback};
+pub(super) use self::delivering::{call_back, delivering, in_callback, wake_all};
 use self::state::State;
 use super::contract::{Contract, Encoded, Hello, PROTOCOL, Wording, encode_own};
 use super::conversation::Ended;
@@ -228,7 +228,7 @@ impl Link {
         state.outbox.push(Kind::Cancel, id, Encoded::default(), 0);
         self.send_soon(state, Haste::AtOnce);
         drop(token);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         Some(Ended { token: (), may_have_run })
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::client::read;
 use super::contract::{Encoded, Wording};
 use super::error::Error;
-use super::link::{Completion, Haste, Link, Refused};
+use super::link::{Completion, Haste, Link, Refused, wake_all};
 use super::wire::CallId;
 
 /// Where an outcome is left for who waits for it.
@@ -53,9 +53,10 @@ impl<Reply: Send + 'static> Slot<Reply> {
             let (outcome, codec) = read(reply, outcome);
             let mut state = slot.state();
             state.outcome = Some(outcome);
-            let waker = state.waker.clone();
+            // Who is woken finds the outcome, and needs to be woken no more.
+            let waker = std::mem::replace(&mut state.waker, Waker::noop().clone());
             drop(state);
-            waker.wake();
+            wake_all([waker]);
             codec
         })
     }

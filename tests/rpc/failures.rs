@@ -1,7 +1,11 @@
 //! What goes wrong with a call, and what ends a conversation.
 
-use std::sync::mpsc;
-use std::time::Duration;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hatchery::proc::{Failure, How, Template};
 use hatchery::rpc::{Client, Error, Json, Lost, Options, Postcard};
@@ -30,6 +34,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_call_to_an_ended_process_has_not_run", ended),
         test("waiting_in_a_callback_is_refused", in_callback),
         test("a_panicking_callback_harms_nobody", panicking_callback),
+        test("a_waker_that_panics_harms_nobody", panicking_waker),
         test("a_process_that_cannot_be_born_is_told", never_born),
     ]
 }
@@ -246,9 +251,9 @@ fn ended() -> Outcome {
 }
 
 fn in_callback() -> Outcome {
-    let client = std::sync::Arc::new(scripted("script")?);
+    let client = Arc::new(scripted("script")?);
     let (tell, told) = mpsc::channel();
-    let inner = std::sync::Arc::clone(&client);
+    let inner = Arc::clone(&client);
     client.submit(&Act::Say(1), move |_| tell_test(&tell, inner.call(&Act::Say(2))))?;
     assert!(matches!(told.recv_timeout(SOON)?, Err(Error::InCallback)));
     assert_eq!(client.call(&Act::Count)?, Said::Number(1));
@@ -260,6 +265,39 @@ fn panicking_callback() -> Outcome {
     client.on_event(|event| assert_ne!(event, 1, "a handler that panics, as this test wants it"))?;
     client.submit(&Act::Events(vec![1], 1), |_| panic!("a callback that panics, as this test wants it"))?;
     assert_eq!(client.call(&Act::Events(vec![2], 3))?, Said::Number(3));
+    assert!(client.finish()?.success());
+    Ok(())
+}
+
+struct Terrible;
+
+impl Wake for Terrible {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics, as this test wants it")
+    }
+}
+
+/// One waits for a reply, the other one for room.
+fn panicking_waker() -> Outcome {
+    let client: Client<Act, Said, u32> = client("script", Options::<Postcard>::new().max_outstanding(1))?;
+    let waker = Waker::from(Arc::new(Terrible));
+    let mut futures = [client.call_async(&Act::Linger(20)), client.call_async(&Act::Say(2))];
+    for future in &mut futures {
+        // It may have its reply already.
+        let _ = Pin::new(future).poll(&mut Context::from_waker(&waker));
+    }
+    // The thread that has woken them goes on.
+    let (tell, told) = mpsc::channel();
+    let until = Instant::now() + SOON;
+    loop {
+        let tell = tell.clone();
+        match client.submit(&Act::Say(3), move |reply| tell_test(&tell, reply)) {
+            Err(Error::Full) if Instant::now() < until => thread::yield_now(),
+            other => break other?,
+        }
+    }
+    assert_eq!(told.recv_timeout(SOON)??, Said::Number(3));
+    drop(futures);
     assert!(client.finish()?.success());
     Ok(())
 }

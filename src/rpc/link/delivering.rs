@@ -26,6 +26,11 @@ pub(in crate::rpc) fn call_back(callback: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
+/// Wakes those who wait. A waker is the user's code as a callback is.
+pub(in crate::rpc) fn wake_all(waiting: impl IntoIterator<Item = Waker>) {
+    waiting.into_iter().for_each(|waker| call_back(|| waker.wake()));
+}
+
 /// Runs what calls callbacks.
 pub(in crate::rpc) fn delivering<T>(deliver: impl FnOnce() -> T) -> T {
     let outer = IN_CALLBACK.replace(true);
@@ -103,7 +108,7 @@ impl Link {
         }
         if !for_room.is_empty() {
             drop(state);
-            for_room.into_iter().for_each(Waker::wake);
+            wake_all(for_room);
             state = self.state();
         }
         state

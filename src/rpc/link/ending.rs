@@ -2,11 +2,10 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
-use std::task::Waker;
 
 use nix::libc;
 
-use super::delivering::{call_back, delivering};
+use super::delivering::{call_back, delivering, wake_all};
 use super::{Link, Outcome, Stake};
 use crate::proc::{self, Exit};
 use crate::rpc::conversation::Ended;
@@ -56,7 +55,7 @@ impl Link {
         let parked = std::mem::take(&mut state.parked);
         let for_room = state.take_for_room();
         drop(state);
-        parked.into_iter().chain(for_room).for_each(Waker::wake);
+        wake_all(parked.into_iter().chain(for_room));
         drop(keep);
     }
 

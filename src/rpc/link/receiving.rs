@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
-use std::task::Waker;
 use std::time::Instant;
 
-use super::delivering::delivering;
+use super::delivering::{delivering, wake_all};
 use super::watching::END_WITHIN;
 use super::{Completion, Link, OnReady, Outcome, Stake, State};
 use crate::rpc::contract::{Contract, Failed, Hello, PROTOCOL, Refusal};
@@ -122,7 +121,7 @@ impl Link {
             self.update_watch(&mut state);
             let wakers = state.take_for_room();
             drop(state);
-            wakers.into_iter().for_each(Waker::wake);
+            wake_all(wakers);
         }
         end
     }

@@ -2,9 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::sync::MutexGuard;
-use std::task::Waker;
 use std::time::Instant;
 
+use super::delivering::wake_all;
 use super::{ASK_AGAIN, Haste, Link, SENT_SINGLY, State};
 use crate::rpc::wire::Sent;
 use crate::sys::seqpacket;
@@ -69,7 +69,7 @@ impl Link {
             let for_room = state.take_for_room();
             // A waker is the user's code.
             drop(state);
-            for_room.into_iter().for_each(Waker::wake);
+            wake_all(for_room);
             state = self.state();
         }
         state

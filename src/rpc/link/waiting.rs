@@ -10,6 +10,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Link;
+use super::delivering::wake_all;
 use super::receiving::Received;
 use crate::sys::clock::poll_timeout;
 use crate::sys::seqpacket;
@@ -120,6 +121,6 @@ impl Link {
         }
         let parked = std::mem::take(&mut state.parked);
         drop(state);
-        parked.into_iter().for_each(Waker::wake);
+        wake_all(parked);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
+use super::delivering::wake_all;
 use super::{Link, Stake, State};
 use crate::proc::hub::{Source, Token};
 use crate::rpc::error::Lost;
@@ -44,7 +44,7 @@ impl Source for Link {
         self.update_watch(&mut state);
         let parked = std::mem::take(&mut state.parked);
         drop(state);
-        parked.into_iter().for_each(Waker::wake);
+        wake_all(parked);
     }
 }
 

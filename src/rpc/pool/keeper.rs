@@ -2,7 +2,6 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
 use std::{io, thread};
 
 use super::core::{Event, WorkerNumber};
@@ -10,7 +9,7 @@ use super::report::{Worker, WorkerExit};
 use super::shell::{Member, Order, Shared, State};
 use crate::proc::{self, Exit, Process};
 use crate::rpc::error::{Error, Lost};
-use crate::rpc::link::{Link, Outcome, call_back, delivering};
+use crate::rpc::link::{Link, Outcome, call_back, delivering, wake_all};
 use crate::sys::memory::resident;
 use crate::sys::signals;
 
@@ -59,7 +58,7 @@ impl Shared {
                     state.finished = true;
                     let parked = std::mem::take(&mut state.parked);
                     drop(state);
-                    return parked.into_iter().for_each(Waker::wake);
+                    return wake_all(parked);
                 }
             }
         }
