@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
@@ -144,6 +145,9 @@ fn work<S: Service>(
     promptness::be_ordinary();
     let service = S::start(preloaded.built, &cx)?;
     nix::sys::prctl::set_pdeathsig(None)?;
+    // Its socket is the worker's for life: where it ends, the master takes the worker for dead. A service that lets go of
+    // its context, and with it of the listeners, may have much in hand all the same.
+    mem::forget(Rc::clone(&cx.link));
     service.run(cx)
 }
 

@@ -365,6 +365,8 @@ impl Service for OwnLoop {
             }
         }
         slog::info!(cx.log(), "the own loop has drained");
-        Ok(())
+        let orders = cx.arg_opt("orders").map(str::to_owned);
+        drop(cx);
+        obey(orders.as_deref(), "leave")
     }
 }

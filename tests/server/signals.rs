@@ -1,8 +1,11 @@
 //! What the operator's signals change: more workers, fewer, none for now.
 
+use std::time::{Duration, Instant};
+
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
+use crate::fixtures::Orders;
 use crate::support::client::Client;
 use crate::support::processes::{eventually, is_alive, stat};
 use crate::support::{Launch, Server, signal_process};
@@ -12,6 +15,7 @@ pub fn tests() -> Vec<Trial> {
         ttin_adds_a_worker_in_the_next_slot,
         ttou_drains_the_worker_of_the_highest_slot,
         ttou_never_takes_the_last_worker,
+        a_service_that_has_let_go_of_its_context_has_its_time_to_leave,
         winch_drains_the_workers_and_keeps_the_listeners_until_ttin,
         the_terminals_interrupt_does_not_reach_the_workers,
         a_resized_window_changes_nothing,
@@ -78,6 +82,22 @@ fn usr1_means_nothing_and_harms_nobody() {
     assert_eq!(ignored.str("signal"), "ReopenLogs");
     server.get("/").greeting();
     assert_eq!(server.workers(), before);
+    server.stop();
+}
+
+fn a_service_that_has_let_go_of_its_context_has_its_time_to_leave() {
+    let orders = Orders::new();
+    orders.give("leave", "wait");
+    let mut server = Launch::fixture("own-loop").args(["--workers", "2", "--arg"]).arg(orders.arg()).start();
+    let leaving = server.workers()[&1];
+    server.signal(Signal::SIGTTOU);
+    eventually("it leaves", || orders.obeyed("leave"));
+    // For one that is taken for dead that would be the end.
+    let began = Instant::now();
+    eventually("some time has passed", || began.elapsed() > Duration::from_millis(2500));
+    assert!(is_alive(leaving), "{}", server.log.text());
+    orders.take_back("leave");
+    server.log.wait("its end", |record| record.is_about("worker drained", leaving));
     server.stop();
 }
 
