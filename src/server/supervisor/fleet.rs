@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::message::Identity;
+use super::message::{Exit, Identity};
 use super::recycling::Limits;
 use super::seats::{Seat, Seats};
 use super::table::{Report, Sitter};
@@ -47,11 +47,18 @@ pub(super) struct Worker {
     pub(super) limits: Limits,
     /// It has reached one of them.
     pub(super) worn: bool,
+    /// It was to leave by itself.
+    leaves: bool,
 }
 
 impl Worker {
     pub(super) fn state(&self) -> WorkerState {
         self.state
+    }
+
+    /// What it was when it came to this end: a kill that comes after a worker has left as it was to is none.
+    pub(super) fn was_before(&self, exit: Exit) -> WorkerState {
+        if self.leaves && exit == Exit::Clean { WorkerState::Draining } else { self.state }
     }
 
     pub(super) fn is_unready(&self) -> bool {
@@ -112,6 +119,7 @@ impl Fleet {
             idle_since: None,
             limits,
             worn: false,
+            leaves: false,
         };
         self.seats.change(slot, id, Sitter::Nobody, worker.sitter());
         self.workers.insert(id, worker);
@@ -123,6 +131,7 @@ impl Fleet {
         if let Some(worker) = self.workers.get_mut(&id) {
             let was = worker.sitter();
             worker.state = state;
+            worker.leaves |= state == WorkerState::Draining;
             self.seats.change(worker.slot, id, was, worker.sitter());
         }
     }

@@ -209,14 +209,15 @@ impl Supervisor {
     /// Says what became of a worker, with what its last state was before that.
     fn tell_end(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let took = self.now - worker.asked_at;
-        let was = worker.state();
-        let worker = worker.identity(id);
-        let failed = |cause| Notice::WorkerFailed { worker, cause, took };
+        let identity = worker.identity(id);
+        let failed = |cause| Notice::WorkerFailed { worker: identity, cause, took };
         self.notice(match report {
             Report::Refused { words } => failed(StartFailure::Refused { words }),
             Report::NoProcess { words } => failed(StartFailure::NoProcess { words }),
             Report::Shortage { words } => failed(StartFailure::Resource { words }),
-            Report::Exited { exit, words } => Notice::WorkerExited { worker, was, exit, words, took },
+            Report::Exited { exit, words } => {
+                Notice::WorkerExited { worker: identity, was: worker.was_before(exit), exit, words, took }
+            }
             _ => failed(StartFailure::TimedOut),
         });
     }

@@ -337,6 +337,24 @@ fn a_worker_that_hung_up_has_no_more_time_because_it_is_drained_after_that() {
 }
 
 #[test]
+fn a_worker_that_has_left_before_it_was_killed_has_drained() {
+    for (exit, was) in [(Exit::Clean, WorkerState::Draining), (Exit::Signal(9), WorkerState::Killed)] {
+        let mut bench = Bench::serving(2);
+        bench.signal(Signal::Fewer);
+        bench.tell(Event::WorkerHungUp { id: WorkerId(2) });
+        // Its template is slow to tell.
+        bench.wait(2 * SECOND);
+        assert_eq!(bench.asked(), [drain(2), kill(2, KillReason::HungUp)]);
+        bench.exits(2, exit);
+        let ends = bench.take().into_iter().filter_map(|action| match action {
+            Action::Notice(Notice::WorkerExited { was, .. }) => Some(was),
+            _ => None,
+        });
+        assert_eq!(ends.collect::<Vec<_>>(), [was]);
+    }
+}
+
+#[test]
 fn while_the_workers_are_drained_fewer_can_be_wished_for() {
     let mut bench = Bench::serving(3);
     bench.signal(Signal::DrainWorkers);
