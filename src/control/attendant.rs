@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{UnixCredentials, getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use slog::{Logger, debug, info, warn};
+use slog::{Logger, debug, warn};
 
 use super::protocol::{self, Answer, Refusal, Refused, Request};
 use super::session::{Session, Turn};
 use crate::proc::hub::{Hub, Source, Token, Watch};
-use crate::server::{Attendant, Desk, Question, Reply};
+use crate::server::{Asker, Attendant, Desk, Question, Reply};
 use crate::sys::stream;
 
 /// So many clients a control socket has at a time.
@@ -104,6 +104,7 @@ struct State {
 
 struct Client {
     watch: Watch<Guest>,
+    asker: Asker,
     session: Session,
     /// What is watched for.
     awaited: EpollFlags,
@@ -142,15 +143,15 @@ impl Room {
                 Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            match getsockopt(&socket, sockopt::PeerCredentials) {
-                Ok(peer) if may_speak(peer.uid(), geteuid().as_raw()) => self.welcome(socket),
-                peer => self.send_away(&socket, peer.ok()),
+            match asker_at(&socket) {
+                Ok(asker) if may_speak(asker.uid, geteuid().as_raw()) => self.welcome(socket, asker),
+                asker => self.send_away(&socket, asker.ok()),
             }
         }
         Ok(())
     }
 
-    fn welcome(self: &Arc<Self>, socket: OwnedFd) {
+    fn welcome(self: &Arc<Self>, socket: OwnedFd, asker: Asker) {
         let mut state = self.state();
         if state.clients.len() >= MOST_CLIENTS {
             turn_away(&socket, Refusal::Busy, format!("{MOST_CLIENTS} clients are here already; try again later"));
@@ -160,16 +161,16 @@ impl Room {
         let id = state.last;
         let watch = Watch::new(Guest { id, socket, room: Arc::downgrade(self) }, EpollFlags::EPOLLIN);
         let session = Session::new(Instant::now());
-        let client = watch.map(|watch| Client { watch, session, awaited: EpollFlags::EPOLLIN, reminded: None });
+        let client = watch.map(|watch| Client { watch, asker, session, awaited: EpollFlags::EPOLLIN, reminded: None });
         match client.and_then(|mut client| client.see_to_watch().map(|()| client)) {
             Ok(client) => drop(state.clients.insert(id, client)),
             Err(error) => warn!(self.log, "cannot let a client in at the control socket"; "why" => %error),
         }
     }
 
-    fn send_away(&self, socket: &OwnedFd, peer: Option<UnixCredentials>) {
-        debug!(self.log, "somebody was refused at the control socket"; "uid" => peer.map(|peer| peer.uid()),
-            "by_pid" => peer.map(|peer| peer.pid()));
+    fn send_away(&self, socket: &OwnedFd, asker: Option<Asker>) {
+        debug!(self.log, "somebody was refused at the control socket"; "by_pid" => asker.map(|asker| asker.pid),
+            "uid" => asker.map(|asker| asker.uid));
         let why = "only the user whom the server runs as, and root, may speak here".to_owned();
         turn_away(socket, Refusal::OtherUser, why);
     }
@@ -185,7 +186,7 @@ impl Room {
         let request = client.go_on(now);
         let has_left = events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
         // What it has asked before it left is done all the same.
-        let asker = client.watch.source().credentials();
+        let asker = client.asker;
         self.keep_or_drop(&mut state, id, has_left);
         if let Some(request) = request {
             self.ask(state, id, request, asker);
@@ -206,13 +207,7 @@ impl Room {
         }
     }
 
-    fn ask(
-        self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
-        id: u64,
-        request: Request,
-        asker: Option<UnixCredentials>,
-    ) {
+    fn ask(self: &Arc<Self>, mut state: MutexGuard<'_, State>, id: u64, request: Request, asker: Asker) {
         let room = Arc::downgrade(self);
         match request {
             Request::Status => {
@@ -236,15 +231,13 @@ impl Room {
             Request::Reload => {
                 state.reloads += 1;
                 drop(state);
-                info!(self.log, "reload asked for"; "by_pid" => asker.map(|asker| asker.pid()),
-                    "uid" => asker.map(|asker| asker.uid()));
                 let answer = move |end| {
                     if let Some(room) = room.upgrade() {
                         room.state().reloads -= 1;
                         room.answer(id, Answer::Reload(end));
                     }
                 };
-                self.desk.ask(Question::Reload(Reply::new(answer)));
+                self.desk.ask(Question::Reload { asker, reply: Reply::new(answer) });
             }
         }
     }
@@ -259,7 +252,7 @@ impl Room {
         };
         client.session.answer(line, now);
         let next = client.go_on(now);
-        let asker = client.watch.source().credentials();
+        let asker = client.asker;
         self.keep_or_drop(&mut state, id, false);
         if let Some(request) = next {
             self.ask(state, id, request, asker);
@@ -329,10 +322,10 @@ impl Client {
     }
 }
 
-impl Guest {
-    fn credentials(&self) -> Option<UnixCredentials> {
-        getsockopt(&self.socket, sockopt::PeerCredentials).ok()
-    }
+/// Who has connected, as the kernel tells (SO_PEERCRED, unix(7)).
+fn asker_at(socket: &OwnedFd) -> nix::Result<Asker> {
+    let peer = getsockopt(socket, sockopt::PeerCredentials)?;
+    Ok(Asker { pid: peer.pid(), uid: peer.uid() })
 }
 
 /// Whether a process of that user may speak to a server of this one.

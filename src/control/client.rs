@@ -59,10 +59,16 @@ pub enum AskError {
 
 /// Asks the server how it stands; without a timeout, waits as long as it takes.
 ///
+/// A master that has handed over to the next one may end before it answers; then the next one is asked, once.
+///
 /// # Errors
 /// [`AskError`] tells who did not answer, and why.
 pub fn status(address: &ControlAddress, timeout: Option<Duration>) -> Result<Status, AskError> {
-    match ask(address, Request::Status, timeout)? {
+    let answer = match ask(address, Request::Status, timeout) {
+        Err(AskError::HungUp { .. }) => ask(address, Request::Status, timeout),
+        answer => answer,
+    };
+    match answer? {
         Answer::Status(status) => Ok(status),
         other => Err(unasked(address, &other)),
     }
@@ -153,5 +159,60 @@ fn left(deadline: Option<Instant>) -> io::Result<Option<Duration>> {
     match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(ErrorKind::TimedOut.into()),
         left => Ok(Some(left)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    const STATUS: &str = r#"{"version":1,"answer":"status","pid":7,"hatchery_version":"1","state":"serving","health":"sound","upgrading":false,"uptime_ms":5,"generation":3,"incoming":null,"workers":0,"last_reload":null,"slots":[]}"#;
+
+    /// A server that gives each question its answer; none hangs up on it. What `ask` makes of it, and how often it asked.
+    fn answering<T>(answers: &[&str], ask: impl FnOnce(&ControlAddress) -> T) -> (T, usize) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("control");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let address = path.to_str().expect("text").parse().expect("an address");
+        thread::scope(|scope| {
+            let server = scope.spawn(move || {
+                for answer in answers {
+                    let (mut client, _) = listener.accept().expect("a client");
+                    assert_ne!(client.read(&mut [0; 1024]).expect("a question"), 0);
+                    client.write_all(answer.as_bytes()).expect("it listens");
+                }
+                listener
+            });
+            let made = ask(&address);
+            let listener = server.join().expect("it has served all");
+            listener.set_nonblocking(true).expect("it is ours");
+            (made, answers.len() + usize::from(listener.accept().is_ok()))
+        })
+    }
+
+    #[test]
+    fn a_status_is_asked_for_once_more_where_the_master_hangs_up_and_a_reload_is_not() {
+        let whole = format!("{STATUS}\n");
+        let (status, asked) = answering(&["", &whole], |address| status(address, None));
+        assert_eq!((status.expect("the second answers").pid, asked), (7, 2));
+        let (status, asked) = answering(&["", STATUS], |address| super::status(address, None));
+        assert!(matches!(status, Err(AskError::HungUp { .. })) && asked == 2, "{status:?}");
+        let (end, asked) = answering(&[""], |address| reload(address, None));
+        assert!(matches!(end, Err(AskError::HungUp { .. })) && asked == 1, "{end:?}");
+    }
+
+    #[test]
+    fn what_answers_something_else_is_told_from_who_refuses() {
+        let (answer, _) = answering(&["HTTP/1.1 400 Bad Request\r\n"], |address| status(address, None));
+        assert!(matches!(answer, Err(AskError::Nonsense { .. })), "{answer:?}");
+        let (answer, _) = answering(&[&format!("{STATUS}\n")], |address| reload(address, None));
+        assert!(matches!(answer, Err(AskError::Nonsense { .. })), "{answer:?}");
+        let refusal = "{\"version\":1,\"answer\":\"refused\",\"reason\":\"busy\",\"why\":\"later\"}\n";
+        let (answer, _) = answering(&[refusal], |address| reload(address, None));
+        let error = answer.expect_err("refused").to_string();
+        assert!(error.ends_with("refuses: later"), "{error}");
     }
 }

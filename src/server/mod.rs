@@ -78,7 +78,7 @@ pub use lock::FileLock;
 #[cfg(feature = "cli")]
 pub use logging::stderr_logger;
 #[cfg(feature = "control")]
-pub(crate) use master::{Desk, Question, Reply};
+pub(crate) use master::{Asker, Desk, Question, Reply};
 pub use master::{Offer, RunError, Server, run};
 pub use offers::{OfferError, OfferOptions};
 pub use pid_file::PidFileError;

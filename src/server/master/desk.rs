@@ -21,7 +21,14 @@ pub(crate) enum Question {
     /// How the server stands. Answered within the master's next turn.
     Status(Reply<status::Status>),
     /// Reload; answered when the reload has ended, or is called off.
-    Reload(Reply<status::ReloadEnd>),
+    Reload { asker: Asker, reply: Reply<status::ReloadEnd> },
+}
+
+/// Who asks, as far as that can be told: a process and its user.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
 }
 
 /// What is called with the answer, on the master's thread: it must not wait. It is dropped if the master ends first.

@@ -30,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use slog::{Logger, debug, info, warn};
 
 #[cfg(feature = "control")]
-pub(crate) use self::desk::Reply;
+pub(crate) use self::desk::{Asker, Reply};
 pub(crate) use self::desk::{Desk, Question};
 use self::effects::{Effects, Program};
 use self::estate::Estate;

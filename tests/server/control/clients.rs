@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use hatchery::server::ServerState;
 use libtest_mimic::Trial;
 
 use super::{Place, RELOAD, SOON, STATUS, all_of};
+use crate::support::log::Record;
 use crate::support::processes::{descriptors, eventually};
 use crate::support::{Launch, PATIENCE, Server};
 
@@ -22,6 +24,7 @@ pub fn tests() -> Vec<Trial> {
         who_does_not_read_is_hung_up_on_and_others_are_answered,
         a_hundred_clients_at_once_are_all_answered,
         beyond_the_bound_clients_are_refused_and_let_in_again_later,
+        without_a_descriptor_for_it_a_client_waits_and_nobody_spins,
     ]
 }
 
@@ -172,5 +175,33 @@ fn beyond_the_bound_clients_are_refused_and_let_in_again_later() {
     }
     drop(inside);
     eventually("there is room again", || control::status(&place.control().address(), Some(PATIENCE)).is_ok());
+    server.stop();
+}
+
+/// What prlimit(1) says to this about the descriptors of a process.
+fn limit_of_descriptors(pid: i32, args: &[&str]) -> String {
+    let output =
+        Command::new("prlimit").args(["--pid", &pid.to_string()]).args(args).output().expect("util-linux is there");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn without_a_descriptor_for_it_a_client_waits_and_nobody_spins() {
+    let place = Place::new();
+    let mut server = start(&place);
+    let soft = limit_of_descriptors(server.pid, &["--nofile", "--output=SOFT", "--noheadings"]);
+    limit_of_descriptors(server.pid, &["--nofile=1:"]);
+    let mut stream = place.control().connect();
+    stream.write_all(STATUS).expect("it is queued");
+    let began = Instant::now();
+    let is_told = |record: &Record| record.is("cannot let a client in at the control socket");
+    let told = server.log.wait_for_many(0, 3, "three tries", is_told);
+    assert!(told[0].str("why").contains("os error 24"), "{}", told[0].line);
+    // Between two tries there is a rest of a second.
+    assert!(began.elapsed().as_millis() > 1_500 && server.log.count(is_told) <= 4, "{}", server.log.text());
+    limit_of_descriptors(server.pid, &[&format!("--nofile={soft}:")]);
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("an answer");
+    assert!(line.contains("\"answer\":\"status\""), "{line}");
     server.stop();
 }

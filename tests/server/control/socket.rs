@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::{Control, End, Place};
 use crate::fixtures::Orders;
+use crate::reloads::copy;
 use crate::support::processes::{descriptors, eventually, is_alive};
 use crate::support::{Launch, PATIENCE};
 
@@ -126,9 +129,12 @@ fn another_user_is_refused() {
         return;
     }
     fs::set_permissions(place.directory(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // Where the program lies, nobody but root may be able to look.
+    let program = copy(place.directory(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
     let ask = |name: &str| {
-        let output = place.control().command(name, &[]).uid(NOBODY).gid(NOBODY).output();
-        End::of(output.expect("the command runs"))
+        let mut command = Command::new(&program);
+        command.args([name, "--control"]).arg(&place.path).uid(NOBODY).gid(NOBODY);
+        End::of(command.output().expect("the command runs"))
     };
     ask("status").expect(4, "Permission denied");
     // Where the mode lets everybody in, the kernel tells who has come.

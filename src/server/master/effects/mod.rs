@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
-use slog::{Logger, warn};
+use slog::{Logger, info, warn};
 
 pub(super) use self::program::Program;
 use super::desk::{Question, Waiting as WaitingForReload};
@@ -136,7 +136,8 @@ impl Effects {
     pub(super) fn take_in(&mut self, event: Event) -> Vec<supervisor::Event> {
         match event {
             Event::Signal(signal) => signals::meaning(signal).map(supervisor::Event::Signal).into_iter().collect(),
-            Event::Asked(Question::Reload(reply)) => {
+            Event::Asked(Question::Reload { asker, reply }) => {
+                info!(self.log, "reload asked for"; "by_pid" => asker.pid, "uid" => asker.uid);
                 vec![supervisor::Event::ReloadAsked { ticket: self.waiting.enter(reply) }]
             }
             // Answered by who knows more than this.
