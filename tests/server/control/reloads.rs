@@ -11,7 +11,7 @@ use super::{Control, End, Place, RELOAD};
 use crate::fixtures::Orders;
 use crate::reloads::copy;
 use crate::support::load::Load;
-use crate::support::processes::{children, eventually};
+use crate::support::processes::{children, descriptors, eventually};
 use crate::support::{Launch, Server, signal_process};
 
 pub fn tests() -> Vec<Trial> {
@@ -229,8 +229,10 @@ fn an_interrupt_of_the_command_leaves_the_reload_running() {
     orders.give("preload", "wait");
     let asked = place.control().reload(&[]);
     eventually("the reload is under way", || orders.obeyed("preload"));
+    let held = descriptors(server.pid).len();
     signal_process(asked.pid(), Signal::SIGINT);
     assert_eq!(asked.end().code, None, "it dies by the signal");
+    eventually("nothing of it is left", || descriptors(server.pid).len() < held);
     orders.take_back("preload");
     server.log.wait("the reload", |record| record.is("reloaded"));
     eventually("the new generation answers", || who(&server).ends_with(" 2"));
