@@ -799,11 +799,14 @@ fn a_service_with_its_own_loop_answers_too() {
 
 fn a_handler_of_offers_that_waits_holds_up_no_server() {
     let mut program = Program::start(&[("HATCHERY_PROGRAM", "waits"), ("HATCHERY_WORKERS", "2")]);
+    let before = descriptors(program.server.pid).len();
     for _ in 0..3 {
         let (slot, pid) = program.server.workers().pop_first().expect("a worker");
         signal_process(pid, Signal::SIGKILL);
         program.server.successor(slot, pid);
     }
+    // What the dead have offered does not wait any more, but for the one that the handler has.
+    eventually("their offers are closed", || descriptors(program.server.pid).len() <= before + 1);
     ask_line(&mut program.server.client(), "count");
     program.server.stop();
 }
