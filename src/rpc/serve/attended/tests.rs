@@ -139,6 +139,18 @@ fn calls_are_served_in_their_order_and_a_panic_or_a_cancel_is_one_calls_alone() 
 }
 
 #[test]
+fn a_cancel_that_comes_during_the_call_before_is_heard() {
+    let mut bench = Bench::greeted();
+    bench.call(1);
+    bench.call(2);
+    assert!(matches!(bench.serving.look(), Seen::Call));
+    bench.say(Kind::Cancel, 2, Encoded::default());
+    bench.serving.serve().expect("no panic");
+    bench.work();
+    assert_eq!(*bench.served.borrow(), [1]);
+}
+
+#[test]
 fn where_the_master_does_not_listen_nothing_waits_and_the_loop_hears_of_room() {
     let mut bench = Bench::greeted();
     let taken = bench.flood();
