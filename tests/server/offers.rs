@@ -658,7 +658,7 @@ fn a_graceful_stop_answers_the_calls_that_were_made() {
     let mut program = Program::offering("counters");
     let key = program.key("counters");
     let (client, pid) = program.hold();
-    for _ in 0..20 {
+    for _ in 0..100 {
         program.submit(&key, "count");
     }
     program.server.signal(Signal::SIGTERM);
@@ -666,10 +666,10 @@ fn a_graceful_stop_answers_the_calls_that_were_made() {
     assert!(is_alive(pid));
     // With its only client, the worker has no reason any more to stay.
     drop(client);
-    assert_eq!(program.wait_for("outcome", &key, 20), vec!["1"; 20]);
+    assert_eq!(program.wait_for("outcome", &key, 100), vec!["1"; 100]);
     assert_eq!(program.server.wait().code(), Some(0));
     program.server.log.await_end();
-    assert_eq!(program.all("outcome", &key).len(), 20);
+    assert_eq!(program.all("outcome", &key).len(), 100);
 }
 
 fn invariant_9_kill_9_of_a_master_that_has_called_leaves_nobody() {

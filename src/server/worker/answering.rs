@@ -10,15 +10,22 @@ use crate::sys::clock::Monotonic;
 impl<S: Service> Worker<S> {
     /// Answers what has come, within bounds: clients have their turn in between.
     pub(super) fn answer_some(&mut self) {
-        let (Some(offers), Some(due)) = (&self.offers, self.answers_due) else { return };
-        if due <= self.attendant.now {
-            let log = self.attendant.log.clone();
-            let again = offers.attend(&log, |name, serve| self.attendant.answer(name, serve));
-            self.answers_due = again.map(|after| self.attendant.now.after(after));
+        if self.answers_due.is_some_and(|due| due <= self.attendant.now) {
+            self.answer_now();
         }
     }
 
+    /// Its frame is no part of the loop's: most workers never come here.
+    #[inline(never)]
+    fn answer_now(&mut self) {
+        let Some(offers) = &self.offers else { return };
+        let log = self.attendant.log.clone();
+        let again = offers.attend(&log, |name, serve| self.attendant.answer(name, serve));
+        self.answers_due = again.map(|after| self.attendant.now.after(after));
+    }
+
     /// The worker is about to leave: who has called by now is answered.
+    #[inline(never)]
     pub(super) fn answer_last(&mut self) {
         // Without a master nobody waits for an answer.
         if let Some(offers) = self.offers.take().filter(|_| !self.attendant.orphaned) {
