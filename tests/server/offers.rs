@@ -24,7 +24,7 @@ use hatchery::slog::{Logger, info};
 use libtest_mimic::Trial;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use serde::{Deserialize, Serialize};
 
 use crate::support::client::Client as LineClient;
@@ -52,6 +52,7 @@ pub fn tests() -> Vec<Trial> {
         a_client_that_is_closed_or_dropped_leaves_the_worker_serving,
         a_master_of_other_types_is_told_so_and_the_worker_serves_on,
         a_worker_that_speaks_nonsense_ends_its_own_conversation_alone,
+        a_worker_that_closes_its_conversation_and_lives_on_is_left_alone,
         events_beyond_the_limit_are_refused_and_those_before_arrive,
         a_worker_makes_no_more_than_eight_offers,
         a_server_that_wants_no_offers_declines_them,
@@ -264,6 +265,10 @@ impl Workshop {
                 "nonsense" => {
                     let ours = sockets()?.difference(&held).copied().next().expect("the offer's own end");
                     send(ours, b"this is no frame", MsgFlags::MSG_DONTWAIT)?;
+                }
+                "shut" => {
+                    let ours = sockets()?.difference(&held).copied().next().expect("the offer's own end");
+                    shutdown(ours, Shutdown::Both)?;
                 }
                 _ => {}
             }
@@ -734,6 +739,21 @@ fn a_worker_that_speaks_nonsense_ends_its_own_conversation_alone() {
     let key = program.key("counters");
     ask_line(&mut program.server.client(), "count");
     program.is_counted(&key, 1);
+    assert_eq!(program.server.workers_ever(0).len(), 1);
+    program.server.stop();
+}
+
+fn a_worker_that_closes_its_conversation_and_lives_on_is_left_alone() {
+    let mut program = Program::offering("shut,counters");
+    let shut = program.key("shut");
+    program.submit(&shut, "count");
+    // Its end would be awaited for ten seconds.
+    for kind in ["outcome", "ended"] {
+        let words = program.wait_for(kind, &shut, 1).remove(0);
+        assert!(words.contains("has closed the conversation"), "{words}");
+    }
+    let key = program.key("counters");
+    program.is_counted(&key, 0);
     assert_eq!(program.server.workers_ever(0).len(), 1);
     program.server.stop();
 }
