@@ -27,8 +27,18 @@ impl Random {
         middle.mul_f64(1.0 - percent + 2.0 * percent * fraction)
     }
 
+    /// The own limit of one of many: up to a fifth lower, so that those who began together do not end together.
+    pub(crate) fn lowered(&mut self, limit: u64) -> u64 {
+        limit - self.up_to(limit / 5)
+    }
+
+    /// As [`lowered`](Self::lowered), in milliseconds.
+    pub(crate) fn lowered_time(&mut self, limit: Duration) -> Duration {
+        Duration::from_millis(self.lowered(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// A number from 0 to `most`.
-    pub(crate) fn up_to(&mut self, most: u64) -> u64 {
+    fn up_to(&mut self, most: u64) -> u64 {
         match most.checked_add(1) {
             Some(count) => self.next() % count,
             None => self.next(),
@@ -39,5 +49,21 @@ impl Random {
     #[cfg(test)]
     pub(crate) fn below(&mut self, limit: u32) -> u32 {
         (self.next() % u64::from(limit)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_many_differ_and_are_at_most_a_fifth_lower() {
+        let mut random = Random::new(7);
+        let limits: std::collections::BTreeSet<u64> = (0..1000).map(|_| random.lowered(1000)).collect();
+        assert!(limits.len() > 150 && limits.iter().all(|limit| (800..=1000).contains(limit)), "{limits:?}");
+        for limit in [0, 1, 4] {
+            assert_eq!(random.lowered(limit), limit);
+        }
+        assert!(random.lowered_time(Duration::MAX) >= Duration::from_millis(u64::MAX / 5 * 4));
     }
 }

@@ -14,9 +14,6 @@ use super::{Load, Notice, Supervisor};
 use crate::machine::Random;
 use crate::server::WorkerId;
 
-/// A worker's own limit lies below that of the policy by at most one part of so many.
-const JITTER: u64 = 5;
-
 /// When a worker is worn out; none is never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Limits {
@@ -31,11 +28,10 @@ pub(crate) struct Limits {
 impl Limits {
     /// One worker's own limits.
     pub(super) fn for_one(self, random: &mut Random) -> Limits {
-        let mut lowered = |limit: u64| limit - random.up_to(limit / JITTER);
         Limits {
-            requests: self.requests.map(&mut lowered),
-            age: self.age.map(|age| Duration::from_millis(lowered(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))),
-            memory: self.memory.map(&mut lowered),
+            requests: self.requests.map(|requests| random.lowered(requests)),
+            age: self.age.map(|age| random.lowered_time(age)),
+            memory: self.memory.map(|bytes| random.lowered(bytes)),
         }
     }
 

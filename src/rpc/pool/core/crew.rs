@@ -10,9 +10,6 @@ use super::{Action, CallNumber, Cause, Core, Late, Phase, Timer, WorkerNumber};
 /// A worker that dies idle before it has served for so long counts as one that could not be started.
 const PROVEN: Duration = Duration::from_secs(1);
 
-/// Limits are lowered by up to one part in so many, so that workers that were started together do not leave together.
-const JITTER: u64 = 5;
-
 /// Workers that have worked are measured at most once in so long.
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
 
@@ -146,11 +143,9 @@ impl Core {
     fn serve(&mut self, number: WorkerNumber) {
         let rules = &self.rules;
         let (random, now) = (&mut self.random, self.now);
-        let mut lowered = |limit: u64| limit - random.up_to(limit / JITTER);
-        let most_calls = rules.calls.map(|calls| lowered(calls.get()));
-        let most_memory = rules.memory.map(|bytes| lowered(bytes.get()));
-        let age =
-            rules.age.map(|age| Duration::from_millis(lowered(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))));
+        let most_calls = rules.calls.map(|calls| random.lowered(calls.get()));
+        let most_memory = rules.memory.map(|bytes| random.lowered(bytes.get()));
+        let age = rules.age.map(|age| random.lowered_time(age));
         if let Some(worker) = self.crew.get_mut(&number) {
             worker.ready_at = Some(now);
             worker.idle_since = now;
