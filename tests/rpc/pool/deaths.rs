@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hatchery::proc::{How, Template};
 use hatchery::rpc::{Cause, Descriptor, Error, Late, Lost, Pool, PoolOptions, WorkerExit};
@@ -35,11 +35,21 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// Sets it at the end of a scope, be it by a panic: other threads would go on for ever.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn poison() -> Outcome {
     let pool = pool("tasks", PoolOptions::new().max(4).min(4))?;
     let stop = AtomicBool::new(false);
     let said = AtomicU32::new(0);
     thread::scope(|scope| {
+        let stops = SetAtEnd(&stop);
         let innocent: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
@@ -66,7 +76,7 @@ fn poison() -> Outcome {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         innocent.into_iter().try_for_each(|thread| thread.join().map_err(|_| "an innocent call was harmed"))
     })?;
     let statistics = pool.finish()?;
@@ -176,7 +186,8 @@ fn storm(entry: &str, load: usize) -> Outcome {
     let ended = Arc::new(Mutex::new(Vec::new()));
     let kills = AtomicU32::new(0);
     let made = AtomicBool::new(false);
-    let calls = thread::scope(|scope| {
+    let calls = thread::scope(|scope| -> Result<u32, Box<dyn std::error::Error>> {
+        let _made = SetAtEnd(&made);
         scope.spawn(|| {
             let mut chance = 0x9e37_79b9_7f4a_7c15u64;
             while !made.load(Ordering::Relaxed) {
@@ -214,15 +225,16 @@ fn storm(entry: &str, load: usize) -> Outcome {
                 ended.lock().unwrap().push((number, lost));
             })
         };
-        let mut outcome = (0..CALLS).try_for_each(|_| call());
-        while outcome.is_ok() && kills.load(Ordering::Relaxed) < KILLS {
+        (0..CALLS).try_for_each(|_| call())?;
+        let until = Instant::now() + SOON;
+        while kills.load(Ordering::Relaxed) < KILLS {
             match pool.statistics().queued {
-                0..100 => outcome = call(),
+                0..100 => call()?,
+                _ if Instant::now() > until => return Err(format!("it stands still: {:?}", pool.statistics()).into()),
                 _ => thread::yield_now(),
             }
         }
-        made.store(true, Ordering::Relaxed);
-        outcome.map(|()| calls)
+        Ok(calls)
     })?;
     let statistics = pool.finish()?;
     let mut ended = std::mem::take(&mut *ended.lock().unwrap());
