@@ -5,7 +5,7 @@
 
 mod args;
 mod exit;
-#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod order;
 mod raw;
