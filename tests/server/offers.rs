@@ -99,6 +99,8 @@ fn serve<S: Service>() -> ExitCode {
     }
     let log = stderr_logger(LogFormat::Json, LogLevel::Debug);
     let server = server::Server::new(config, log.clone());
+    let accepted = Accepted { clients: Arc::default(), log };
+    let at_the_end = accepted.clone();
     let server = match variable("HATCHERY_PROGRAM").as_deref() {
         Some("declines-all") => server,
         Some("waits") => server.on_offer(|_| {
@@ -107,15 +109,13 @@ fn serve<S: Service>() -> ExitCode {
             }
         }),
         _ => {
-            let accepted = Accepted { clients: Arc::default(), log };
             accepted.obey_stdin();
             server.on_offer(move |offer| accepted.accept(offer))
         }
     };
-    match server.run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(3),
-    }
+    let end = server.run();
+    at_the_end.hear_all();
+    if end.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(3) }
 }
 
 /// What the program has accepted, by name and pid.
@@ -159,6 +159,15 @@ impl Accepted {
             .expect("watched");
         let (log, of) = (self.log.clone(), key.to_owned());
         client.on_error(move |why| info!(log, "ended"; "offer" => of, "words" => words_of(&why))).expect("watched");
+    }
+
+    /// Waits for what is still on its way: all workers have ended.
+    fn hear_all(&self) {
+        let clients = std::mem::take(&mut *self.clients.lock().expect("no panic"));
+        for client in clients.into_values().filter_map(Arc::into_inner) {
+            // How each has ended is logged.
+            let _ = client.close();
+        }
     }
 
     fn obey_stdin(&self) {

@@ -199,7 +199,8 @@ impl Server {
     /// declined.
     ///
     /// The handler has a thread of its own, so it may wait, and call; others wait for it then. If it panics, that is
-    /// logged, and it is called with the next offer.
+    /// logged, and it is called with the next offer. When [`run`](Self::run) returns, all workers have ended, but what they have said
+    /// last may still be on its way to callbacks; [`Client::close`](crate::rpc::Client::close) waits for it.
     pub fn on_offer(mut self, handler: impl FnMut(Offer) + Send + 'static) -> Server {
         self.on_offer = Some(Box::new(handler));
         self
