@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::entries::{Act, Said, client, scripted, tell_test};
+use crate::entries::{Act, Said, client, count, scripted, tell_test, until_begun};
 use crate::futures::block_on;
 use crate::support::{Outcome, test};
 
@@ -41,11 +41,14 @@ fn deadline(entry: &str) -> Outcome {
     let (tell, told) = mpsc::channel();
     client.on_event(move |event| tell_test(&tell, event))?;
     for _ in 0..5 {
-        match client.call_timeout(&Act::UntilCancelled, Duration::from_millis(30)) {
-            Err(Error::TimedOut { may_have_run: true }) => {}
-            other => panic!("{other:?}"),
-        }
-        // It was begun, and it heard of the deadline.
+        until_begun(
+            || count(&client),
+            |patience| match client.call_timeout(&Act::UntilCancelled, patience) {
+                Err(Error::TimedOut { may_have_run: true }) => Ok(()),
+                other => panic!("{other:?}"),
+            },
+        )?;
+        // It heard of the deadline.
         assert_eq!((told.recv_timeout(SOON)?, told.recv_timeout(SOON)?), (0, 1));
     }
     assert_eq!(client.call_timeout(&Act::Say(3), SOON)?, Said::Number(3));
@@ -58,11 +61,16 @@ fn submitted(entry: &str) -> Outcome {
     let (tell, told) = mpsc::channel();
     client.on_event(move |event| tell_test(&tell, event))?;
     for _ in 0..5 {
-        let (tell, replied) = mpsc::channel();
-        let patience = Duration::from_millis(30);
-        client.submit_timeout(&Act::UntilCancelled, patience, move |reply| tell_test(&tell, reply))?;
-        assert!(matches!(replied.recv_timeout(SOON)?, Err(Error::TimedOut { may_have_run: true })));
-        // It was begun, and it heard of the deadline.
+        until_begun(
+            || count(&client),
+            |patience| {
+                let (tell, replied) = mpsc::channel();
+                client.submit_timeout(&Act::UntilCancelled, patience, move |reply| tell_test(&tell, reply))?;
+                assert!(matches!(replied.recv_timeout(SOON)?, Err(Error::TimedOut { may_have_run: true })));
+                Ok(())
+            },
+        )?;
+        // It heard of the deadline.
         assert_eq!((told.recv_timeout(SOON)?, told.recv_timeout(SOON)?), (0, 1));
         assert_eq!(client.outstanding(), 0);
     }
@@ -135,8 +143,14 @@ fn future() -> Outcome {
     let client = scripted("script")?;
     let (tell, told) = mpsc::channel();
     client.on_event(move |event| tell_test(&tell, event))?;
-    let late = block_on(client.call_async_timeout(&Act::UntilCancelled, Duration::from_millis(20)));
-    assert!(matches!(late, Err(Error::TimedOut { may_have_run: true })), "{late:?}");
+    until_begun(
+        || count(&client),
+        |patience| {
+            let late = block_on(client.call_async_timeout(&Act::UntilCancelled, patience));
+            assert!(matches!(late, Err(Error::TimedOut { may_have_run: true })), "{late:?}");
+            Ok(())
+        },
+    )?;
     assert_eq!((told.recv_timeout(SOON)?, told.recv_timeout(SOON)?), (0, 1));
     assert_eq!(block_on(client.call_async_timeout(&Act::Say(8), SOON))?, Said::Number(8));
     assert!(client.finish()?.success());

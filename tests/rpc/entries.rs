@@ -12,6 +12,8 @@ use hatchery::rpc::{Client, Codec, Cx, Descriptor, Entry, Error, Events, Json, O
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
+use crate::support::Outcome;
+
 /// A call that is carried out by `script`, and by `script_deferred`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Act {
@@ -175,6 +177,32 @@ pub fn client<Call, Reply, Event>(
 pub fn tell_test<T>(test: &mpsc::Sender<T>, what: T) {
     // The test may be over by then.
     let _ = test.send(what);
+}
+
+/// Makes a call with more and more patience until it begins before its deadline, which is up to the scheduler; says how often
+/// it was made. `count` makes a call that tells how many have begun before it.
+pub fn until_begun(
+    count: impl Fn() -> Result<u32, Error>,
+    mut make: impl FnMut(Duration) -> Outcome,
+) -> Result<u64, Box<dyn std::error::Error>> {
+    let mut made = 0;
+    for doublings in 0..10 {
+        let before = count()?;
+        make(Duration::from_millis(20 << doublings))?;
+        made += 1;
+        if count()? == before + 2 {
+            return Ok(made);
+        }
+    }
+    Err("no call has begun before its deadline".into())
+}
+
+/// How many calls of a script have begun.
+pub fn count(client: &Script) -> Result<u32, Error> {
+    match client.call(&Act::Count)? {
+        Said::Number(count) => Ok(count),
+        other => panic!("{other:?} is no number"),
+    }
 }
 
 pub fn scripted(entry: &str) -> Result<Script, Box<dyn std::error::Error>> {

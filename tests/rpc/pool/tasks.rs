@@ -53,8 +53,7 @@ pub fn pool(entry: &str, options: PoolOptions) -> Result<Tasks, Box<dyn std::err
 }
 
 fn carry_out(held: &mut Vec<Vec<u8>>, task: Task, cx: &Cx<u32>) -> Result<u32, BoxError> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let count = count_one();
     match task {
         Task::Count => Ok(count),
         Task::Spin => {
@@ -79,9 +78,16 @@ fn carry_out(held: &mut Vec<Vec<u8>>, task: Task, cx: &Cx<u32>) -> Result<u32, B
     }
 }
 
+/// One more call of this worker has begun.
+fn count_one() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 fn carry_out_later((): &mut (), task: Task, responder: Responder<u32>, events: &Events<u32>) {
-    let events = events.clone();
+    let (count, events) = (count_one(), events.clone());
     thread::spawn(move || match task {
+        Task::Count => responder.answer(Ok(count)),
         Task::UntilCancelled => {
             let _ = events.send(&0);
             while !responder.cancelled() {
