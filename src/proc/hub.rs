@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
@@ -127,6 +128,12 @@ pub(crate) fn reap_when_ended(pidfd: Arc<OwnedFd>) {
         Some(hub) => hub.reap_when_ended(pidfd),
         None => LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd),
     }
+}
+
+/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the thread, mostly the
+/// hub's, goes on for all others.
+pub(crate) fn call_back(callback: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
 impl Hub {

@@ -10,9 +10,10 @@ use super::codec::Codec;
 use super::contract::{Contract, Wording};
 use super::error::{Error, Lost};
 use super::link::waiting::{park, thread_waker};
-use super::link::{Completion, Haste, Link, Outcome, Refused, Stake, call_back, in_callback};
+use super::link::{Completion, Haste, Link, Outcome, Refused, Stake, in_callback};
 use super::options::Options;
 use super::pending::{CallFuture, Slot};
+use crate::proc::hub::call_back;
 use crate::proc::{self, Exit, Process, Running};
 
 /// A process that is called like a function.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-pub(super) use self::delivering::{call_back, delivering, in_callback, wake_all};
+pub(super) use self::delivering::{delivering, in_callback, wake_all};
 use self::state::State;
 use super::contract::{Contract, Encoded, Hello, PROTOCOL, Wording, encode_own};
 use super::conversation::Ended;
@@ -28,7 +28,7 @@ use super::error::{Error, Lost};
 use super::lanes::{Arrivals, Lanes};
 use super::options::Limits;
 use super::wire::{CallId, Kind, Outbox};
-use crate::proc::hub::Hub;
+use crate::proc::hub::{Hub, call_back};
 use crate::proc::{self, Running};
 
 /// So many calls are sent one by one before they are gathered, until something is heard of the process again.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use super::{Birth, Handover, Identity, Link, Node, OnBirth, OnExit, OnGone, OnSy
 use crate::proc::channel::{self, Received};
 use crate::proc::error::Error;
 use crate::proc::exit::Exit;
-use crate::proc::hub::{Hub, Source, Token};
+use crate::proc::hub::{Hub, Source, Token, call_back};
 use crate::proc::message::{Command, Frame, Report, Ticket};
 use crate::proc::outbox::Sent;
 use crate::proc::unanswered::{ASK_AGAIN, Due};
@@ -51,24 +50,18 @@ impl Afterwards {
             node.changed.notify_all();
         }
         for (callback, pid) in self.births {
-            call(|| callback(pid));
+            call_back(|| callback(pid));
         }
         for (callback, outcome) in self.syncs {
-            call(|| callback(outcome));
+            call_back(|| callback(outcome));
         }
         for callback in self.gone {
-            call(callback);
+            call_back(callback);
         }
         for (callback, end) in self.ends {
-            call(|| callback(end));
+            call_back(|| callback(end));
         }
     }
-}
-
-/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the hub's thread goes on
-/// for all others.
-fn call(callback: impl FnOnce()) {
-    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
 impl Source for Node {

@@ -1,12 +1,12 @@
 //! Callbacks: one at a time, and those of calls that nobody waits for since their deadline.
 
 use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::{MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
 use super::{Link, Outcome, State};
+use crate::proc::hub::call_back;
 use crate::rpc::contract::Encoded;
 use crate::rpc::conversation::Ended;
 use crate::rpc::error::Error;
@@ -19,11 +19,6 @@ thread_local! {
 /// Whether this thread is inside a callback, where it must not wait.
 pub(in crate::rpc) fn in_callback() -> bool {
     IN_CALLBACK.get()
-}
-
-/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and everybody else is served on.
-pub(in crate::rpc) fn call_back(callback: impl FnOnce()) {
-    let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
 /// Wakes those who wait. A waker is the user's code as a callback is.

@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use nix::libc;
 
-use super::delivering::{call_back, delivering, wake_all};
+use super::delivering::{delivering, wake_all};
 use super::{Link, Outcome, Stake};
+use crate::proc::hub::call_back;
 use crate::proc::{self, Exit};
 use crate::rpc::conversation::Ended;
 use crate::rpc::error::{Error, Lost};

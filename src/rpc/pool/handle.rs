@@ -13,13 +13,14 @@ use super::options::{InvalidOption, PoolOptions};
 use super::pending::{PoolFuture, wait};
 use super::report::{Statistics, Worker, WorkerExit};
 use super::shell::{Caller, NewCall, Shared};
+use crate::proc::hub::call_back;
 use crate::proc::{self, Process, Template};
 use crate::rpc::client::read;
 use crate::rpc::codec::Codec;
 use crate::rpc::contract::{Contract, Wording};
 use crate::rpc::error::Error;
 use crate::rpc::link::waiting::{park, thread_waker};
-use crate::rpc::link::{Completion, call_back, in_callback};
+use crate::rpc::link::{Completion, in_callback};
 use crate::rpc::pending::Slot;
 
 /// Processes that are called like one function.

@@ -7,9 +7,10 @@ use std::{io, thread};
 use super::core::{Event, WorkerNumber};
 use super::report::{Worker, WorkerExit};
 use super::shell::{Member, Order, Shared, State};
+use crate::proc::hub::call_back;
 use crate::proc::{self, Exit, Process};
 use crate::rpc::error::{Error, Lost};
-use crate::rpc::link::{Link, Outcome, call_back, delivering, wake_all};
+use crate::rpc::link::{Link, Outcome, delivering, wake_all};
 use crate::sys::memory::resident;
 use crate::sys::signals;
 
