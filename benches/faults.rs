@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::{
-    Aim, Clients, Column, Comparison, Contender, Life, Options, Result, Sample, Server, apache, check_the_clients,
-    gunicorn, hatchery, nginx, run, starman, unicorn, uwsgi,
+    Aim, Clients, Column, Comparison, Contender, Life, Options, Result, Sample, Server, Tally, apache,
+    check_the_clients, gunicorn, hatchery, nginx, run, starman, unicorn, uwsgi,
 };
 
 const CLIENTS: usize = 24;
@@ -35,9 +35,13 @@ fn main() -> ExitCode {
 fn faults(options: Options) -> Result<()> {
     check_the_clients()?;
 
+    let calm = options.pick(Duration::from_secs(5), Duration::from_secs(2));
+    let title = format!("nothing is done for {} s: requests lost", calm.as_secs());
+    let columns = [Column::Sum("in all"), Column::Most("longest wait, ms"), Column::Median("requests/s")];
+    compare(options, title, &columns, Aim::NeverOver(0.0), |peer| Box::new(Calm { peer, lasts: calm }))?;
+
     let reloads = Storm { times: options.pick(12, 4), gap: Duration::from_millis(500) };
     let title = format!("reloads, {reloads}: requests lost");
-    let columns = [Column::Sum("in all"), Column::Most("longest wait, ms"), Column::Median("requests/s")];
     compare(options, title, &columns, Aim::NeverOver(0.0), |peer| Box::new(Reloads { peer, storm: reloads }))?;
 
     let kills = Storm { times: options.pick(50, 20), gap: Duration::from_millis(100) };
@@ -149,6 +153,23 @@ impl Storm {
     }
 }
 
+/// The load alone: what its longest wait is without any fault, for the processor, is no fault's.
+struct Calm {
+    peer: Peer,
+    lasts: Duration,
+}
+
+impl Contender for Calm {
+    fn round(&mut self) -> Result<Sample> {
+        let server = self.peer.start()?;
+        let clients = Clients::start(CLIENTS, server.address);
+        let begin = Instant::now();
+        sleep(BEFORE + self.lasts);
+        let took = begin.elapsed();
+        Ok(under_load(&clients.end()?, took))
+    }
+}
+
 /// Reloads under load.
 struct Reloads {
     peer: Peer,
@@ -169,10 +190,15 @@ impl Contender for Reloads {
         let took = begin.elapsed();
         let tally = clients.end()?;
         await_other_workers(&server, &before)?;
-        Ok(Sample {
-            figure: tally.lost() as f64,
-            further: vec![tally.lost() as f64, milliseconds(tally.longest), tally.answered as f64 / took.as_secs_f64()],
-        })
+        Ok(under_load(&tally, took))
+    }
+}
+
+/// What the clients of so long a load have noticed.
+fn under_load(tally: &Tally, took: Duration) -> Sample {
+    Sample {
+        figure: tally.lost() as f64,
+        further: vec![tally.lost() as f64, milliseconds(tally.longest), tally.answered as f64 / took.as_secs_f64()],
     }
 }
 
