@@ -15,7 +15,7 @@ pub enum Exit {
     Usage,
     /// The server could not boot: an address that cannot be bound, a preload or start that fails.
     CannotBoot,
-    /// Nobody answers at the control socket, or not to this user.
+    /// Nobody answers at the control socket, or not to this user, or it has too many clients.
     NoAnswer,
     /// How the reload ends is not known: the time was over, or the server ended first.
     Unknown,
@@ -45,7 +45,9 @@ impl Exit {
             }
             Exit::Usage => "usage or configuration: a flag or value is wrong; nothing was started or deleted",
             Exit::CannotBoot => "could not boot: an address that cannot be bound, a preload or start that fails",
-            Exit::NoAnswer => "of `reload` and `status`: no server answers at the control socket, or not to this user",
+            Exit::NoAnswer => {
+                "of `reload` and `status`: no server answers at the control socket, or not to this user, or it has too many clients"
+            }
             Exit::Unknown => {
                 "of `reload`: its outcome is not known, the time was over or the server ended first; it may go on"
             }

@@ -198,7 +198,8 @@ impl Server {
     /// follows another offers anew, and one whose end comes before its turn is passed over. Without a handler offers are
     /// declined.
     ///
-    /// The handler has a thread of its own, so it may wait, and call; others wait for it then. If it panics, that is
+    /// The handler has a thread of its own, so it may wait, and call; others wait for it then. That does
+    /// not hold for the callbacks of a client that it [accepts](Offer::accept). If it panics, that is
     /// logged, and it is called with the next offer. When [`run`](Self::run) returns, all workers have ended, but what they have said
     /// last may still be on its way to callbacks; [`Client::close`](crate::rpc::Client::close) waits for it.
     pub fn on_offer(mut self, handler: impl FnMut(Offer) + Send + 'static) -> Server {

@@ -56,11 +56,15 @@ impl Offer {
     ///
     /// It does not wait for the worker. That the worker speaks of other types is told by the first call
     /// ([`Lost::Disagreement`](crate::rpc::Lost::Disagreement)). Set [`on_event`](Client::on_event) before all else:
-    /// events that have waited so far come then, and those that come while there is no handler are dropped. Nothing that the worker says does the master any harm, and nothing but its own end ends
-    /// the worker: with nonsense it ends this conversation.
+    /// events that have waited so far come then, and those that come while there is no handler are dropped. Nothing but
+    /// its own end ends the worker: with nonsense it ends this conversation.
+    ///
+    /// The client's callbacks must not wait: they are called on the thread that hears the signals of the server, its workers
+    /// and its control socket, and while one waits the server serves on but cannot be stopped or reloaded.
     ///
     /// Dropping the client ends the conversation when all calls have ended; the worker goes on. So does
-    /// [`close`](Client::close), which waits for that.
+    /// [`close`](Client::close), which waits for that. A client holds a socket until it is dropped, also one whose worker
+    /// has ended.
     ///
     /// # Errors
     /// The hub that watches all sockets could not be started.
