@@ -39,6 +39,8 @@ const IN_FILE: u8 = 1;
 #[derive(Debug)]
 pub struct Channel<Out, In> {
     socket: OwnedFd,
+    /// The longest message that is received, in bytes.
+    limit: u64,
     types: PhantomData<fn(Out) -> In>,
 }
 
@@ -68,12 +70,19 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Those of socketpair(2): EMFILE and ENFILE if there is no descriptor left.
     pub fn pair() -> io::Result<(Channel<Out, In>, Channel<In, Out>)> {
         let (here, there) = seqpacket::pair()?;
-        Ok((Channel::new(here), Channel { socket: there, types: PhantomData }))
+        Ok((Channel::new(here), Channel { socket: there, limit: LIMIT, types: PhantomData }))
     }
 
     /// A conversation over a socket from elsewhere; it must be of the type `SOCK_SEQPACKET`.
     pub fn new(socket: OwnedFd) -> Channel<Out, In> {
-        Channel { socket, types: PhantomData }
+        Channel { socket, limit: LIMIT, types: PhantomData }
+    }
+
+    /// Sets the longest message that is received, in bytes; 4 GiB − 1 if nothing is set. Nothing is allocated for a longer one.
+    /// Up to 64 KiB come in any case.
+    pub fn max_message(mut self, bytes: u32) -> Channel<Out, In> {
+        self.limit = bytes.into();
+        self
     }
 
     /// Sends a message with descriptors; waits while the other end's queue is full.
@@ -117,9 +126,10 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Receives a message if one has arrived.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] if what arrived is not a message of the type `In`; the conversation goes on with the next one.
+    /// [`io::ErrorKind::InvalidData`] if what arrived is not a message of the type `In`, or longer than
+    /// [`max_message`](Self::max_message); the conversation goes on with the next one.
     pub fn try_recv(&self) -> io::Result<Received<In>> {
-        receive(self.as_fd(), &mut Vec::new())
+        receive_within(self.limit, self.as_fd(), &mut Vec::new())
     }
 }
 
@@ -149,6 +159,14 @@ fn wait(socket: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
 
 /// Receives one message into a buffer that is kept from call to call.
 pub(crate) fn receive<In: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Received<In>> {
+    receive_within(LIMIT, socket, buffer)
+}
+
+fn receive_within<In: DeserializeOwned>(
+    limit: u64,
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Received<In>> {
     let datagram = match seqpacket::receive(socket, buffer) {
         Ok(Some(datagram)) => datagram,
         Ok(None) => return Ok(Received::Eof),
@@ -163,7 +181,7 @@ pub(crate) fn receive<In: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut
         }
         Some((&IN_FILE, _)) => {
             let file = fds.pop().ok_or_else(|| invalid("a large message came without its memory file"))?;
-            decode(&memfd::read(file, LIMIT)?)?
+            decode(&memfd::read(file, limit)?)?
         }
         _ => return Err(invalid("a message began with an unknown byte")),
     };

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::desk::Question;
+use super::worker::Unheard;
 use crate::proc::{Error, Exit};
 use crate::server::inheritance::FromNext;
 use crate::server::listener::gate::Waiting;
@@ -28,7 +29,7 @@ pub(super) enum Event {
     /// A worker's process exists.
     WorkerBorn { id: WorkerId, pid: i32 },
     /// A worker says something.
-    WorkerSaid { id: WorkerId, message: FromWorker },
+    WorkerSaid { id: WorkerId, message: FromWorker, unheard: Unheard },
     /// A worker lets itself be called over this socket.
     WorkerOffers { id: WorkerId, name: String, socket: OwnedFd },
     /// A worker has offered something that is refused for this reason.

@@ -1,19 +1,30 @@
 //! A worker as the master holds it.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use nix::sys::epoll::EpollFlags;
 
 use super::event::Event;
-use crate::proc::hub::{Source, Token, Watch, forget};
+use crate::proc::hub::{Hub, Source, Token, Watch, forget};
 use crate::proc::{Channel, Received, Running};
 use crate::server::message::{FromWorker, ToWorker};
 use crate::server::offers;
 use crate::server::{Generation, Slot, WorkerId};
 use crate::sys::seqpacket;
+
+/// So many messages of one worker may wait for the master; no worker that means well has as many to say.
+const MOST_UNHEARD: usize = 64;
+
+/// How long nothing is heard of a worker that says more than the master takes.
+const REST: Duration = Duration::from_millis(5);
+
+/// The longest message of a worker, in bytes: what it says fits a datagram.
+const LONGEST: u32 = 64 << 10;
 
 /// A worker's process and the conversation with it.
 pub(super) struct Worker {
@@ -63,8 +74,7 @@ impl Worker {
             return self.kill();
         }
         let socket = self.running.socket().map_err(|error| error.to_string())?;
-        let conversation =
-            Conversation { id, channel: Channel::new(socket), offers: AtomicUsize::new(0), events: events.clone() };
+        let conversation = Conversation::new(id, Channel::new(socket), events.clone());
         let watched = Watch::new(conversation, EpollFlags::EPOLLIN).map_err(|error| error.to_string())?;
         self.conversation = Some(watched);
         if self.drain_wished { self.drain() } else { Ok(()) }
@@ -118,7 +128,26 @@ struct Conversation {
     channel: Channel<ToWorker, FromWorker>,
     /// How many offers have come.
     offers: AtomicUsize,
+    /// How many messages the master has not dealt with yet.
+    unheard: Arc<AtomicUsize>,
     events: Sender<Event>,
+}
+
+/// A message that the master has not dealt with, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Unheard(Arc<AtomicUsize>);
+
+impl Unheard {
+    fn one_of(count: &Arc<AtomicUsize>) -> Unheard {
+        count.fetch_add(1, Ordering::Relaxed);
+        Unheard(Arc::clone(count))
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl AsFd for Conversation {
@@ -128,8 +157,20 @@ impl AsFd for Conversation {
 }
 
 impl Source for Conversation {
-    fn ready(self: Arc<Self>, token: Token, _: EpollFlags) {
-        loop {
+    fn ready(self: Arc<Self>, token: Token, events: EpollFlags) {
+        // No event at all is the end of a rest.
+        if events.is_empty() && self.watch_for(token, EpollFlags::EPOLLIN).is_err() {
+            return self.hang_up(token);
+        }
+        // Others have their turn however much one worker says.
+        for _ in 0..MOST_UNHEARD {
+            if self.unheard.load(Ordering::Relaxed) >= MOST_UNHEARD {
+                // What the worker says meanwhile fills its socket, and then it waits.
+                if self.rest(token).is_err() {
+                    self.hang_up(token);
+                }
+                return;
+            }
             match self.channel.try_recv() {
                 Ok(Received::Message { message: FromWorker::Offer { name }, fds, .. }) => {
                     if let Some(event) = self.admit(name, fds) {
@@ -138,21 +179,38 @@ impl Source for Conversation {
                 }
                 Ok(Received::Message { message, .. }) => {
                     // Nobody listens any more: the server has ended.
-                    let _ = self.events.send(Event::WorkerSaid { id: self.id, message });
+                    let unheard = Unheard::one_of(&self.unheard);
+                    let _ = self.events.send(Event::WorkerSaid { id: self.id, message, unheard });
                 }
                 Ok(Received::Empty) => return,
                 // Its end, or nonsense: there is nothing more to hear. Its process is watched elsewhere.
-                Ok(Received::Eof) | Err(_) => {
-                    forget(token, &*self);
-                    let _ = self.events.send(Event::WorkerHungUp { id: self.id });
-                    return;
-                }
+                Ok(Received::Eof) | Err(_) => return self.hang_up(token),
             }
         }
     }
 }
 
 impl Conversation {
+    fn new(id: WorkerId, channel: Channel<ToWorker, FromWorker>, events: Sender<Event>) -> Conversation {
+        let channel = channel.max_message(LONGEST);
+        Conversation { id, channel, offers: AtomicUsize::new(0), unheard: Arc::default(), events }
+    }
+
+    fn watch_for(&self, token: Token, events: EpollFlags) -> io::Result<()> {
+        Hub::get()?.change(token, self, events)
+    }
+
+    fn rest(&self, token: Token) -> io::Result<()> {
+        // Not even a hangup is told more than once (epoll_ctl(2)).
+        self.watch_for(token, EpollFlags::EPOLLONESHOT)?;
+        Hub::get()?.remind(token, Instant::now() + REST)
+    }
+
+    fn hang_up(&self, token: Token) {
+        forget(token, self);
+        let _ = self.events.send(Event::WorkerHungUp { id: self.id });
+    }
+
     /// What becomes of an offer. It is decided here, so that whatever a worker sends, few of its descriptors wait for the master;
     /// and what is refused after the first that is too many, is refused without a word.
     fn admit(&self, name: String, fds: Vec<OwnedFd>) -> Option<Event> {
@@ -178,14 +236,13 @@ mod tests {
     use crossbeam_channel::{Receiver, unbounded};
 
     use super::*;
-    use crate::proc::hub::Hub;
+    const SOON: Duration = Duration::from_secs(30);
 
     /// What the master hears of a worker that sends this, all in one go; and that its descriptors are closed.
     fn heard(messages: impl IntoIterator<Item = (FromWorker, Vec<OwnedFd>)>) -> Vec<Event> {
         let (here, there) = Channel::pair().expect("a pair");
         let (events, inbox): (_, Receiver<Event>) = unbounded();
-        let conversation = Conversation { id: WorkerId(7), channel: here, offers: AtomicUsize::new(0), events };
-        let conversation = Arc::new(conversation);
+        let conversation = Arc::new(Conversation::new(WorkerId(7), here, events));
         let source: Arc<dyn Source> = conversation.clone();
         let hub = Hub::get().expect("a hub");
         // Watched for nothing: the test calls it.
@@ -211,6 +268,39 @@ mod tests {
         drop((heard, one));
         // Nobody holds a copy any more.
         assert!(matches!(seqpacket::receive(other.as_fd(), &mut Vec::new()), Ok(None)));
+    }
+
+    #[test]
+    fn what_a_worker_says_without_end_waits_in_its_own_socket() {
+        const MESSAGES: usize = 10_000;
+        let (here, there) = Channel::<ToWorker, FromWorker>::pair().expect("a pair");
+        let (events, inbox): (_, Receiver<Event>) = unbounded();
+        let _watch = Watch::new(Conversation::new(WorkerId(7), here, events), EpollFlags::EPOLLIN).expect("watched");
+        let worker = std::thread::spawn(move || {
+            (0..MESSAGES).try_for_each(|_| there.send(&FromWorker::Full, &[])).expect("sent in the end");
+        });
+        let mut unheard = Vec::new();
+        for _ in 0..MESSAGES {
+            unheard.push(inbox.recv_timeout(SOON).expect("the next message"));
+            assert!(matches!(unheard.last(), Some(Event::WorkerSaid { .. })));
+            if unheard.len() == MOST_UNHEARD {
+                assert!(inbox.is_empty(), "more than {MOST_UNHEARD} wait");
+                unheard.clear();
+            }
+        }
+        unheard.clear();
+        assert!(matches!(inbox.recv_timeout(SOON), Ok(Event::WorkerHungUp { .. })));
+        worker.join().expect("the worker's thread");
+    }
+
+    #[test]
+    fn a_message_longer_than_any_that_a_worker_says_ends_its_conversation() {
+        let (here, there) = Channel::<ToWorker, FromWorker>::pair().expect("a pair");
+        let (events, inbox): (_, Receiver<Event>) = unbounded();
+        let _watch = Watch::new(Conversation::new(WorkerId(7), here, events), EpollFlags::EPOLLIN).expect("watched");
+        let name = "x".repeat(LONGEST as usize + 1);
+        there.send(&FromWorker::Offer { name }, &[]).expect("sent");
+        assert!(matches!(inbox.recv_timeout(SOON), Ok(Event::WorkerHungUp { .. })));
     }
 
     #[test]

@@ -148,7 +148,10 @@ impl Effects {
             Event::Preloaded { template, outcome } => self.preloaded(template, outcome).into_iter().collect(),
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
-            Event::WorkerSaid { id, message } => self.said(id, &message).into_iter().collect(),
+            Event::WorkerSaid { id, message, unheard } => {
+                drop(unheard);
+                self.said(id, &message).into_iter().collect()
+            }
             Event::WorkerOffers { id, name, socket } => {
                 self.pass_on(id, name, socket);
                 Vec::new()
