@@ -37,6 +37,12 @@ impl<T: Copy + Ord> Timers<T> {
         }
     }
 
+    /// Cancels every timer of this kind.
+    pub(crate) fn cancel_where(&mut self, is: impl Fn(&T) -> bool) {
+        self.times.retain(|timer, _| !is(timer));
+        self.order.retain(|(_, timer)| !is(timer));
+    }
+
     pub(crate) fn is_set(&self, timer: T) -> bool {
         self.times.contains_key(&timer)
     }

@@ -234,8 +234,6 @@ impl Supervisor {
     fn forgive_all_slots(&mut self) {
         self.restarts.of_slot.clear();
         // A slot may wait that is blamed for nothing any more: its successor failed, and then its worker died well.
-        for slot in (0..self.policy.max_workers).map(Slot) {
-            self.timers.cancel(Timer::SlotRetry(slot));
-        }
+        self.timers.cancel_where(|timer| matches!(timer, Timer::SlotRetry(_)));
     }
 }
