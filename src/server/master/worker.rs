@@ -24,7 +24,7 @@ const MOST_UNHEARD: usize = 64;
 const REST: Duration = Duration::from_millis(5);
 
 /// The longest message of a worker, in bytes: what it says fits a datagram.
-const LONGEST: u32 = 64 << 10;
+const LONGEST: u32 = seqpacket::MAX_BYTES as u32;
 
 /// A worker's process and the conversation with it.
 pub(super) struct Worker {

@@ -149,8 +149,9 @@ impl Effects {
             Event::TemplateEnded { template, end } => self.template_ended(template, end).into_iter().collect(),
             Event::WorkerBorn { id, pid } => self.worker_born(id, pid).into_iter().collect(),
             Event::WorkerSaid { id, message, unheard } => {
+                let events = self.said(id, &message).into_iter().collect();
                 drop(unheard);
-                self.said(id, &message).into_iter().collect()
+                events
             }
             Event::WorkerOffers { id, name, socket } => {
                 self.pass_on(id, name, socket);
