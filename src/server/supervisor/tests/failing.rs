@@ -1,6 +1,7 @@
 //! Crash loops: three causes told apart, a budget, and the way back.
 
 use super::*;
+use crate::machine::Backoff;
 use crate::server::supervisor::table::Health;
 
 fn notices(actions: Vec<Action>) -> Vec<Notice> {
@@ -129,6 +130,31 @@ fn a_spent_budget_keeps_the_healthy_and_tries_one_worker_at_a_time() {
     bench.wait(1001 * MS);
     assert_eq!(bench.asked(), [fork(9, 2, 1)], "the next sits elsewhere");
     assert_eq!(bench.state(2), Some(WorkerState::Ready));
+}
+
+#[test]
+fn where_the_fleets_own_delay_begins_that_of_a_slot_ends_also_if_it_was_forgiven() {
+    let long = Backoff { first: 60 * SECOND, cap: 60 * SECOND, ..Backoff::default() };
+    let mut bench = Bench::with(Policy {
+        workers: 2,
+        limits: Limits { requests: Some(1000), ..Limits::default() },
+        backoff: long,
+        budget: Some(Budget { restarts: 2, window: 60 * SECOND }),
+        ..Policy::default()
+    });
+    bench.tell(Event::Boot);
+    bench.template_ready(1);
+    (1..=2).for_each(|id| bench.ready(id));
+    let worn = WorkerLoad { id: WorkerId(1), requests: 1000, busy: false, parked: false, resident: None };
+    bench.tell(Event::Sampled(Load { workers: vec![worn], queue: 0 }));
+    bench.refuses(3, "no");
+    bench.exits(3, Exit::Code(1));
+    bench.exits(1, Exit::Signal(9));
+    bench.exits(2, Exit::Code(1));
+    assert_eq!(bench.supervisor.health(), Health::Degraded);
+    bench.take();
+    bench.wait(1250 * MS);
+    assert_eq!(bench.asked(), [fork(4, 0, 1)], "slot 0 would wait for 45 s at least");
 }
 
 #[test]
