@@ -5,18 +5,16 @@
 //! pidfd arrives, the child has ended, or patience has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::message::Ticket;
+use crate::sys::seqpacket::ASK_AGAIN;
 
 /// Forks under way to one process at a time.
 const AHEAD: usize = 64;
 
 /// How often a pidfd is asked for again: for half a second, and longer only where the processes themselves get no processor.
 const QUESTIONS: u32 = 100;
-
-/// How long after the kernel has refused descriptors it is asked again; no readiness tells when it has room.
-pub(super) const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 pub(super) struct Unanswered {

@@ -21,17 +21,16 @@ use super::message::{Blob, Command, Frame, Report, Ticket};
 use super::obituary;
 use super::registry::{CallCx, EntryPoints, Registry, RunCx, RunEnd};
 use super::reports::Reports;
+use crate::sys::clock::poll_timeout;
 use crate::sys::exec::{self, Plan};
 use crate::sys::fork::{self, Fork, Refused};
-use crate::sys::{pidfd, plugin, seqpacket, signals};
+use crate::sys::seqpacket::{self, ASK_AGAIN};
+use crate::sys::{pidfd, plugin, signals};
 
 /// Exit codes of a process that never came to its own code.
 const EXIT_FAILED: i32 = 1;
 const EXIT_PANICKED: i32 = 101;
 const EXIT_NOT_EXECUTED: i32 = 127;
-
-/// How long after the kernel has refused descriptors on their way it is asked again, in milliseconds.
-const ASK_AGAIN_MS: u8 = 5;
 
 /// Room for a master's messages. It is more than the longest of them, because malloc gives an allocation of at least
 /// 128 KiB a mapping of its own (mallopt(3), M_MMAP_THRESHOLD): it leaves no hole in the heap, which a worker shares with
@@ -166,7 +165,7 @@ impl Waiting<'_> {
                 &mut alone
             }
         };
-        let patience = if limited { PollTimeout::from(ASK_AGAIN_MS) } else { PollTimeout::NONE };
+        let patience = if limited { poll_timeout(ASK_AGAIN) } else { PollTimeout::NONE };
         match poll(fds, patience) {
             Ok(_) => {}
             Err(nix::Error::EINTR) => return Ok(false),

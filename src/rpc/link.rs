@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
@@ -33,9 +33,6 @@ use crate::proc::{self, Running};
 
 /// So many calls are sent one by one before they are gathered, until something is heard of the process again.
 const SENT_SINGLY: u32 = 8;
-
-/// So long after the kernel has lacked something it is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What became of a call.
 pub(super) enum Outcome<'a> {

@@ -156,5 +156,5 @@ pub use pool::{
 };
 #[cfg(feature = "tokio")]
 pub use serve::AsyncCx;
-pub(crate) use serve::{ASK_AGAIN_MS, Loop, attended};
 pub use serve::{Cx, Entry, Events, InitCx, Responder};
+pub(crate) use serve::{Loop, attended};

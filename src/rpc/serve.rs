@@ -15,7 +15,7 @@ mod turn;
 pub use deferred::Responder;
 pub use entry::{Entry, InitCx};
 pub use output::Events;
-pub(crate) use output::{ASK_AGAIN_MS, Loop};
+pub(crate) use output::Loop;
 #[cfg(feature = "tokio")]
 pub use runtime::AsyncCx;
 pub use turn::Cx;

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use super::message::FromWorker;
 use super::service::{Result, WorkerCx};
 use crate::proc::words_of;
 use crate::rpc::attended::{self, Attended, Seen};
-use crate::rpc::{ASK_AGAIN_MS, Codec, Cx, Events, Loop, Postcard};
-use crate::sys::seqpacket;
+use crate::rpc::{Codec, Cx, Events, Loop, Postcard};
+use crate::sys::seqpacket::{self, ASK_AGAIN};
 
 /// The most offers of one worker.
 pub(super) const MOST: usize = 8;
@@ -156,7 +156,8 @@ impl WorkerCx {
                 self.offers.get_or_init(|| Box::new(offers))
             }
         };
-        offers.add::<_, _, _, C>(&self.link, name, options.queued, handler)
+        let open = |socket, loop_| attended::open::<_, _, _, C>(socket, loop_, handler);
+        offers.add(&self.link, name, options.queued, open)
     }
 
     /// For a service with a loop of its own ([`run`](super::Service::run)): a descriptor that is readable when
@@ -216,26 +217,20 @@ impl Offers {
         Ok(Offers { ready, offered: RefCell::default(), ever: Cell::new(0) })
     }
 
-    fn add<Call, Reply, Event, C>(
+    /// Opens a conversation and passes its other end to the master.
+    fn add<Events>(
         &self,
         link: &MasterLink,
         name: &str,
         queued: u64,
-        handler: impl FnMut(Call, &Cx<Event>) -> Result<Reply> + 'static,
-    ) -> Result<Events<Event>, OfferError>
-    where
-        Call: 'static,
-        Reply: 'static,
-        Event: 'static,
-        C: Codec<Call> + Codec<Reply> + Codec<Event>,
-    {
+        open: impl FnOnce(OwnedFd, Loop) -> io::Result<(Box<dyn Attended>, Events)>,
+    ) -> Result<Events, OfferError> {
         if self.ever.get() >= MOST {
             return Err(OfferError::TooMany);
         }
         let (here, there) = seqpacket::pair().map_err(OfferError::system("make a socket pair for an offer"))?;
         let loop_ = Loop { ready: Arc::clone(&self.ready), queued };
-        let opened = attended::open::<_, _, _, C>(here, loop_, handler);
-        let (conversation, events) = opened.map_err(OfferError::system("watch an offer's socket"))?;
+        let (conversation, events) = open(here, loop_).map_err(OfferError::system("watch an offer's socket"))?;
         match link.try_pass(&FromWorker::Offer { name: name.to_owned() }, &[there]) {
             Ok(true) => {}
             Ok(false) => return Err(OfferError::NotTaken),
@@ -259,7 +254,7 @@ impl Offers {
                 Left::Nothing => return true,
                 Left::Over => return false,
                 Left::More => Duration::ZERO,
-                Left::Want => Duration::from_millis(ASK_AGAIN_MS.into()),
+                Left::Want => ASK_AGAIN,
             };
             again = Some(again.map_or(after, |before| before.min(after)));
             true
@@ -285,7 +280,7 @@ impl Offers {
     fn has_room_by(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         // In between the kernel is asked for what it lacked.
-        let patience = PollTimeout::try_from(left.min(Duration::from_millis(ASK_AGAIN_MS.into())));
+        let patience = PollTimeout::try_from(left.min(ASK_AGAIN));
         let _ = poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], patience.unwrap_or(PollTimeout::ZERO));
         !left.is_zero()
     }

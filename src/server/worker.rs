@@ -7,8 +7,7 @@
 //! what it is sent: then the connection is watched for room to write, until all is sent.
 //!
 //! A turn serves the connections that the worker has first, answers the master's calls if the service has offered any, and
-//! then accepts: one more, or a few as long
-//! as each is over at once. What a busy worker does not take stays in the queue for one that has less
+//! then accepts: one more, or a few as long as each is over at once. What a busy worker does not take stays in the queue for one that has less
 //! to do.
 //!
 //! A connection that stays sends its listener to the end of the line: the kernel wakes the worker that has waited
@@ -26,10 +25,11 @@ mod answering;
 mod keeping;
 mod token;
 
+use std::os::fd::OwnedFd;
+
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use slog::{info, warn};
-use std::os::fd::OwnedFd;
 
 use self::accepting::{Complaints, Listener, Queue};
 use self::token::Token;

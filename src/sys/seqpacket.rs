@@ -6,6 +6,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, getsockname, getsockopt, shutdown, socketpair,
@@ -17,6 +18,10 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
 /// The longest message sent through the socket itself; the kernel charges it to a send buffer of 208 KiB by default.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
+
+/// So long after the kernel has lacked something for a message (memory, room for its descriptors) it is asked again: no
+/// readiness tells when it has it.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Room for the control message of [`MAX_DESCRIPTORS`]: header and numbers, in words so that it is aligned.
 const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * size_of::<RawFd>()).div_ceil(8) + 1;

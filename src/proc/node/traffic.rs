@@ -14,7 +14,8 @@ use crate::proc::exit::Exit;
 use crate::proc::hub::{Hub, Source, Token, call_back};
 use crate::proc::message::{Command, Frame, Report, Ticket};
 use crate::proc::outbox::Sent;
-use crate::proc::unanswered::{ASK_AGAIN, Due};
+use crate::proc::unanswered::Due;
+use crate::sys::seqpacket::ASK_AGAIN;
 use crate::sys::{pidfd, wait};
 
 /// How long it is waited for somebody to reap a process that has ended and is nobody's here: then it can be told how.

@@ -5,9 +5,9 @@ use std::sync::MutexGuard;
 use std::time::Instant;
 
 use super::delivering::wake_all;
-use super::{ASK_AGAIN, Haste, Link, SENT_SINGLY, State};
+use super::{Haste, Link, SENT_SINGLY, State};
 use crate::rpc::wire::Sent;
-use crate::sys::seqpacket;
+use crate::sys::seqpacket::{self, ASK_AGAIN};
 
 impl Link {
     /// Sends what was just pushed: at once, or, where calls come faster than replies, with others.

@@ -16,13 +16,11 @@ use crate::rpc::error::Error;
 use crate::rpc::lanes::Lanes;
 use crate::rpc::options::LONGEST;
 use crate::rpc::wire::{Batch, CallId, Kind, Outbox, Sent};
-use crate::sys::seqpacket;
+use crate::sys::clock::poll_timeout;
+use crate::sys::seqpacket::{self, ASK_AGAIN};
 
 /// Once so many bytes wait to be sent, whoever says more waits too.
 const QUEUED: u64 = 4 << 20;
-
-/// How long after the kernel has lacked something it is asked again, in milliseconds.
-pub(crate) const ASK_AGAIN_MS: u8 = 5;
 
 pub(super) struct Output {
     socket: OwnedFd,
@@ -249,7 +247,7 @@ impl Output {
         loop {
             match batch.send(self.socket.as_fd()) {
                 Sent::NoRoom => wait_for_room(self.socket.as_fd(), PollTimeout::NONE),
-                Sent::Later => wait_for_room(self.socket.as_fd(), PollTimeout::from(ASK_AGAIN_MS)),
+                Sent::Later => wait_for_room(self.socket.as_fd(), poll_timeout(ASK_AGAIN)),
                 sent => return sent,
             }
         }
