@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL: Duration = Duration::from_millis(1);
 
 /// What became of the requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Tally {
     pub answered: u64,
     /// Refused while the server was supposed to serve.
@@ -35,8 +35,8 @@ pub struct Tally {
     pub silent: u64,
     /// A whole answer, but not 200.
     pub failed: u64,
-    /// The longest time from before a request's connect(2) to its end of any kind.
-    pub longest: Duration,
+    /// The time of each request, from before its connect(2) to its end of any kind; the shortest first, once all are there.
+    waits: Vec<Duration>,
 }
 
 impl Tally {
@@ -44,7 +44,18 @@ impl Tally {
         self.refused + self.reset + self.cut + self.silent + self.failed
     }
 
-    fn add(&mut self, end: End) {
+    pub fn longest_wait(&self) -> Duration {
+        self.waits.last().copied().unwrap_or_default()
+    }
+
+    /// The wait that one request in so many exceeds.
+    pub fn wait_of_one_in(&self, requests: usize) -> Duration {
+        let beyond = self.waits.len() / requests;
+        self.waits.iter().rev().nth(beyond).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, end: End, wait: Duration) {
+        self.waits.push(wait);
         *match end {
             End::Answered => &mut self.answered,
             End::Refused => &mut self.refused,
@@ -55,14 +66,14 @@ impl Tally {
         } += 1;
     }
 
-    fn merge(&mut self, other: &Tally) {
+    fn merge(&mut self, other: Tally) {
         self.answered += other.answered;
         self.refused += other.refused;
         self.reset += other.reset;
         self.cut += other.cut;
         self.silent += other.silent;
         self.failed += other.failed;
-        self.longest = self.longest.max(other.longest);
+        self.waits.extend(other.waits);
     }
 }
 
@@ -114,8 +125,9 @@ impl Clients {
         let mut tally = Tally::default();
         for thread in self.threads.drain(..) {
             let one = thread.join().map_err(|_| "a client panicked")?;
-            tally.merge(&one.map_err(|error| format!("a client cannot go on: {error}"))?);
+            tally.merge(one.map_err(|error| format!("a client cannot go on: {error}"))?);
         }
+        tally.waits.sort_unstable();
         Ok(tally)
     }
 }
@@ -138,8 +150,7 @@ impl Wishes {
                 }
                 sleep(AFTER_REFUSAL);
             }
-            tally.longest = tally.longest.max(begin.elapsed());
-            tally.add(end);
+            tally.add(end, begin.elapsed());
         }
         Ok(tally)
     }
