@@ -1,6 +1,7 @@
-//! One thread that watches all descriptors of the master: conversations with processes, deaths, workers.
+//! One thread that watches all descriptors of the master: conversations with processes, deaths, workers; and another for
+//! calls to processes, whose callbacks are a program's own code: if one waits, only calls wait for it.
 //!
-//! It is started at first use, blocks all signals so that it takes none from the host program, and never
+//! Each is started at first use, blocks all signals so that it takes none from the host program, and never
 //! waits for anything but its epoll instance. Sources are held weakly: what nobody needs is not watched.
 
 use std::collections::HashMap;
@@ -77,7 +78,7 @@ pub(crate) fn forget(token: Token, fd: impl AsFd) {
     }
 }
 
-/// The poller of this process.
+/// A poller of this process.
 pub(crate) struct Hub {
     epoll: Epoll,
     waker: EventFd,
@@ -117,47 +118,67 @@ impl Sources {
 /// The token of the hub's own eventfd.
 const WAKER: u64 = 0;
 
-static HUB: OnceLock<Hub> = OnceLock::new();
+static OF_PROCESSES: Lazy = Lazy::named("hatchery-hub");
+static OF_CALLS: Lazy = Lazy::named("hatchery-calls");
+
+/// A hub that is started at its first use.
+struct Lazy {
+    hub: OnceLock<Hub>,
+    is_running: Mutex<bool>,
+    thread: &'static str,
+}
 
 /// Children that were left before there was a hub: an early template may be dropped before the first thread.
 static LEFT: Mutex<Vec<Arc<OwnedFd>>> = Mutex::new(Vec::new());
 
 /// Reaps a child of this process when it ends, so that it leaves no zombie. Starts no thread.
 pub(crate) fn reap_when_ended(pidfd: Arc<OwnedFd>) {
-    match HUB.get() {
+    match OF_PROCESSES.hub.get() {
         Some(hub) => hub.reap_when_ended(pidfd),
         None => LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(pidfd),
     }
 }
 
-/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the thread, mostly the
+/// Calls a user's callback. A panic has been printed by its hook; it is the callback's own, and the thread, mostly a
 /// hub's, goes on for all others.
 pub(crate) fn call_back(callback: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(callback));
 }
 
-impl Hub {
-    /// The one hub of this process; its thread is started at the first call.
-    pub(crate) fn get() -> io::Result<&'static Hub> {
-        static STARTED: Mutex<bool> = Mutex::new(false);
-        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-        let hub = match HUB.get() {
-            Some(hub) if *started => return Ok(hub),
+impl Lazy {
+    const fn named(thread: &'static str) -> Lazy {
+        Lazy { hub: OnceLock::new(), is_running: Mutex::new(false), thread }
+    }
+
+    fn get(&'static self) -> io::Result<&'static Hub> {
+        let mut is_running = self.is_running.lock().unwrap_or_else(PoisonError::into_inner);
+        let hub = match self.hub.get() {
+            Some(hub) if *is_running => return Ok(hub),
             // Its thread could not be started then.
             Some(hub) => hub,
             None => {
                 let hub = Hub::new()?;
-                HUB.get_or_init(|| hub)
+                self.hub.get_or_init(|| hub)
             }
         };
         let mask = signals::block_all()?;
-        let thread = thread::Builder::new().name("hatchery-hub".into()).spawn(|| hub.run());
+        let thread = thread::Builder::new().name(self.thread.into()).spawn(|| hub.run());
         signals::restore(&mask)?;
         thread?;
-        *started = true;
-        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
-        left.into_iter().for_each(|pidfd| hub.reap_when_ended(pidfd));
+        *is_running = true;
         Ok(hub)
+    }
+}
+
+impl Hub {
+    /// The hub of this process's processes, signals and all else that the crate itself answers for.
+    pub(crate) fn get() -> io::Result<&'static Hub> {
+        OF_PROCESSES.get()
+    }
+
+    /// The hub of calls to processes: nothing but such a call may depend on it.
+    pub(crate) fn of_calls() -> io::Result<&'static Hub> {
+        OF_CALLS.get()
     }
 
     fn new() -> io::Result<Hub> {
@@ -220,6 +241,8 @@ impl Hub {
     fn run(&'static self) {
         // Everybody waits for it, and it works for microseconds.
         promptness::be_prompt();
+        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+        left.into_iter().for_each(|pidfd| self.reap_when_ended(pidfd));
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let due = self.sources().due();

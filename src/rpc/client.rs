@@ -19,7 +19,7 @@ use crate::proc::{self, Exit, Process, Running};
 /// A process that is called like a function.
 ///
 /// Threads may share it. The process carries out the calls in the order in which they were made; its replies and events
-/// are delivered in the order in which it made them, one at a time: on this crate's own thread, or on that of a caller who
+/// are delivered in the order in which it made them, one at a time: on this crate's thread for calls, or on that of a caller who
 /// waits for a reply at that time. So a callback must not wait, least of all for a lock that somebody holds while he
 /// calls; [`call`](Client::call) and [`finish`](Client::finish) refuse to in one.
 ///

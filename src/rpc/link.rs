@@ -108,7 +108,7 @@ impl Link {
         ours: Contract,
         limits: Limits,
     ) -> Result<Arc<Link>, proc::Error> {
-        let hub = Hub::get().map_err(|error| proc::Error::system("watch the process", error))?;
+        let hub = Hub::of_calls().map_err(|error| proc::Error::system("watch the process", error))?;
         let mut outbox = Outbox::default();
         let hello = Hello { protocol: PROTOCOL, contract: ours.clone(), limit: limits.message };
         outbox.push(Kind::Hello, CallId::default(), encode_own(&hello), 0);

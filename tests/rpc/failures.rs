@@ -12,9 +12,13 @@ use hatchery::rpc::{Client, Error, Json, Lost, Options, Postcard};
 use libtest_mimic::Trial;
 
 use crate::entries::{Act, OneWay, Said, client, orders, scripted, tell_test};
+use crate::support::scenario::{self, Scenario};
 use crate::support::{Outcome, test};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// It holds up the callbacks of a whole program.
+pub const SCENARIOS: [Scenario; 1] = [("waiting_callback", waiting_callback)];
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -33,6 +37,9 @@ pub fn tests() -> Vec<Trial> {
         test("a_codec_that_panics_at_a_reply_ends_its_conversation_alone", panicking_codec),
         test("a_call_to_an_ended_process_has_not_run", ended),
         test("waiting_in_a_callback_is_refused", in_callback),
+        test("a_callback_that_waits_holds_up_neither_processes_nor_callers_who_wait", || {
+            scenario::pass("waiting_callback").map(drop)
+        }),
         test("a_panicking_callback_harms_nobody", panicking_callback),
         test("a_waker_that_panics_harms_nobody", panicking_waker),
         test("a_process_that_cannot_be_born_is_told", never_born),
@@ -257,6 +264,22 @@ fn in_callback() -> Outcome {
     client.submit(&Act::Say(1), move |_| tell_test(&tell, inner.call(&Act::Say(2))))?;
     assert!(matches!(told.recv_timeout(SOON)?, Err(Error::InCallback)));
     assert_eq!(client.call(&Act::Count)?, Said::Number(1));
+    Ok(())
+}
+
+fn waiting_callback() -> Outcome {
+    let client = scripted("script")?;
+    let (enter, entered) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    client.submit(&Act::Say(1), move |_| {
+        tell_test(&enter, ());
+        let _ = released.recv();
+    })?;
+    entered.recv_timeout(SOON)?;
+    Template::spawn()?.fork()?.sync_timeout(SOON)?;
+    assert_eq!(scripted("script")?.call_timeout(&Act::Say(2), SOON)?, Said::Number(2));
+    drop(release);
+    assert!(client.finish()?.success());
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! from it never gets to the tests.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "the scenarios are other binaries'")]
+#[allow(dead_code, reason = "it is shared with other binaries, which need more of it")]
 mod support;
 
 mod batching;
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
     #[cfg(feature = "tokio")]
     let registry = runtime::add_to(registry);
     hatchery::init(&registry);
+    if let Some(name) = support::scenario::asked() {
+        return support::scenario::run(&name, &failures::SCENARIOS);
+    }
     let mut tests = Vec::new();
     tests.extend(batching::tests());
     tests.extend(deadlines::tests());

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use nix::libc;
 
@@ -70,26 +71,17 @@ impl Link {
         });
     }
 
+    /// The process has ended, as is told on the hub of processes: whatever calls a callback is left to that of calls.
     pub(super) fn see_exit(&self, exit: Result<Exit, proc::Error>) {
         let mut state = self.state();
         state.exit = Some(exit);
         if state.eof.is_some() {
-            drop(state);
-            return self.end_by_exit();
+            return self.remind(&state, Instant::now());
         }
         state.hub_rests = false;
         self.update_watch(&mut state);
         drop(state);
         // Its children may still hold the socket. What it has said itself is there, and is received before the end.
         seqpacket::shut(self.socket.as_fd());
-    }
-
-    pub(super) fn end_by_exit(&self) {
-        let exit = self.state().exit.clone();
-        match exit {
-            Some(Ok(exit)) => self.end(Lost::Died(Box::new(exit))),
-            Some(Err(error)) => self.end(Lost::NeverBorn(Box::new(error))),
-            None => {}
-        }
     }
 }

@@ -175,8 +175,11 @@ impl Link {
         }
         self.update_watch(&mut state);
         self.remind(&state, Instant::now() + END_WITHIN);
+        let lost = state.lost_by_exit();
         drop(state);
-        self.end_by_exit();
+        if let Some(why) = lost {
+            self.end(why);
+        }
     }
 }
 

@@ -108,6 +108,14 @@ impl State {
         self.told_closing && is_good
     }
 
+    /// How the process has ended, if that is known.
+    pub(super) fn lost_by_exit(&self) -> Option<Lost> {
+        Some(match self.exit.clone()? {
+            Ok(exit) => Lost::Died(Box::new(exit)),
+            Err(error) => Lost::NeverBorn(Box::new(error)),
+        })
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.books.outstanding() == 0
     }

@@ -22,8 +22,7 @@ impl Source for Link {
     fn ready(self: Arc<Self>, _: Token, events: EpollFlags) {
         let mut state = self.state();
         if events.is_empty() {
-            let late = self.look_after(&mut state);
-            if let Some(why) = late {
+            if let Some(why) = self.look_after(&mut state) {
                 drop(state);
                 return self.end(why);
             }
@@ -49,7 +48,7 @@ impl Source for Link {
 }
 
 impl Link {
-    /// What was to be done by now.
+    /// What was to be done by now. If the conversation is over, it comes back why.
     fn look_after(&self, state: &mut State) -> Option<Lost> {
         let now = Instant::now();
         state.flush_asked = false;
@@ -64,8 +63,11 @@ impl Link {
                 state.hub_rests = false;
             }
         }
-        let overdue = state.eof.is_some_and(|since| since + END_WITHIN <= now) && state.exit.is_none();
-        overdue.then(|| match self.stake {
+        let closed = state.eof?;
+        if state.exit.is_some() {
+            return state.lost_by_exit();
+        }
+        (closed + END_WITHIN <= now).then(|| match self.stake {
             Stake::Whole => Lost::Protocol { words: "it closed its socket and did not end".to_owned() },
             Stake::Part => Lost::Left,
         })

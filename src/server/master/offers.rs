@@ -59,8 +59,8 @@ impl Offer {
     /// events that have waited so far come then, and those that come while there is no handler are dropped. Nothing but
     /// its own end ends the worker: with nonsense it ends this conversation.
     ///
-    /// The client's callbacks must not wait: they are called on the thread that hears the signals of the server, its workers
-    /// and its control socket, and while one waits the server serves on but cannot be stopped or reloaded.
+    /// The client's callbacks must not wait: while one does, no other callback of any client in this program is called. The
+    /// server is not held up by it.
     ///
     /// Dropping the client ends the conversation when all calls have ended; the worker goes on. So does
     /// [`close`](Client::close), which waits for that. A client holds a socket until it is dropped, also one whose worker

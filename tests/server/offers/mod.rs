@@ -42,6 +42,7 @@ pub fn tests() -> Vec<Trial> {
         a_server_that_wants_no_offers_declines_them,
         a_service_with_its_own_loop_answers_too,
         a_handler_of_offers_that_waits_holds_up_no_server,
+        a_callback_that_waits_holds_up_no_server,
         invariant_3_an_offer_costs_a_descriptor_and_the_first_an_epoll_too,
     ]
 }
@@ -384,6 +385,19 @@ fn a_handler_of_offers_that_waits_holds_up_no_server() {
     }
     // What the dead have offered does not wait any more, but for the one that the handler has.
     eventually("their offers are closed", || descriptors(program.server.pid).len() <= before + 1);
+    ask_line(&mut program.server.client(), "count");
+    program.server.stop();
+}
+
+fn a_callback_that_waits_holds_up_no_server() {
+    let variables = [("HATCHERY_PROGRAM", "callback-waits"), ("HATCHERY_OFFERS", "early"), ("HATCHERY_WORKERS", "2")];
+    let mut program = Program::start(&variables);
+    program.server.log.wait("a callback", |record| record.is("a callback waits"));
+    let (slot, pid) = program.server.workers().pop_first().expect("a worker");
+    signal_process(pid, Signal::SIGKILL);
+    program.server.successor(slot, pid);
+    program.server.signal(Signal::SIGHUP);
+    program.server.log.wait("a reload", |record| record.is("reloaded"));
     ask_line(&mut program.server.client(), "count");
     program.server.stop();
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, stdin};
+use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -57,11 +58,8 @@ fn serve<S: Service>() -> ExitCode {
     let at_the_end = accepted.clone();
     let server = match variable("HATCHERY_PROGRAM").as_deref() {
         Some("declines-all") => server,
-        Some("waits") => server.on_offer(|_| {
-            loop {
-                thread::park();
-            }
-        }),
+        Some("waits") => server.on_offer(|_| wait_for_good()),
+        Some("callback-waits") => server.on_offer(move |offer| accepted.wait_in_callback(offer)),
         _ => {
             accepted.obey_stdin();
             server.on_offer(move |offer| accepted.accept(offer))
@@ -84,6 +82,19 @@ impl Accepted {
         let (name, slot, generation, pid) = (offer.name().to_owned(), offer.slot(), offer.generation(), offer.pid());
         self.take(offer);
         info!(self.log, "offered"; "offer" => name, "slot" => slot.0, "pid" => pid, "generation" => generation.0);
+    }
+
+    fn wait_in_callback(&self, offer: Offer) {
+        let client: Offered = offer.accept(Options::new()).expect("accepted");
+        let log = self.log.clone();
+        client
+            .on_event(move |_| {
+                info!(log, "a callback waits");
+                wait_for_good()
+            })
+            .expect("watched");
+        // To the end of the program, which does not wait for it.
+        mem::forget(client);
     }
 
     fn take(&self, offer: Offer) {
@@ -179,6 +190,12 @@ impl Accepted {
             }
             _ => panic!("there is no order {line:?}"),
         }
+    }
+}
+
+fn wait_for_good() {
+    loop {
+        thread::park();
     }
 }
 
