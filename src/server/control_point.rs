@@ -33,6 +33,9 @@ pub struct ControlAddress(Address);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlAddressError {
+    /// The text is empty.
+    #[error("nothing is written; write the path of a Unix socket, or unix:@name")]
+    Empty,
     /// A Unix socket that cannot be.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -59,7 +62,8 @@ impl FromStr for ControlAddress {
         match text.parse::<Address>() {
             Ok(address @ (Address::Unix(_) | Address::Abstract(_))) => return Ok(ControlAddress(address)),
             Ok(_) => return Err(ControlAddressError::OtherKind { text: text.to_owned() }),
-            Err(error) if text.is_empty() || text.starts_with("unix:") => return Err(error.into()),
+            Err(_) if text.is_empty() => return Err(ControlAddressError::Empty),
+            Err(error) if text.starts_with("unix:") => return Err(error.into()),
             Err(_) => {}
         }
         let relative =
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn what_is_no_unix_socket_is_refused_with_what_would_be_right() {
         for (text, words) in [
-            ("", "nothing is written"),
+            ("", "nothing is written; write the path"),
             ("127.0.0.1:80", "no Unix socket"),
             ("tcp:host:80", "no Unix socket"),
             ("fd:3", "no Unix socket"),
