@@ -39,9 +39,9 @@ fn a_start_that_fails_and_a_life_too_short_are_told_apart() {
     server.log.wait("two starts that failed", |record| is_delayed(record) && record.u64("never_ready") == 2);
     orders.take_back("start-1");
     let ready = server.successor(1, workers[&1]);
-    signal_process(ready, Signal::SIGKILL);
     let counts = |record: &Record| (record.u64("never_ready"), record.u64("died_young"));
     let before = counts(server.log.all(is_delayed).last().expect("there were some"));
+    signal_process(ready, Signal::SIGKILL);
     let young = server.log.wait("a short life", |record| is_delayed(record) && record.u64("died_young") > before.1);
     assert_eq!(counts(&young), (before.0, before.1 + 1));
     assert_eq!(young.u64("slot"), 1);
