@@ -12,7 +12,7 @@ mod raw;
 mod show;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use slog::{Logger, crit};
@@ -156,8 +156,8 @@ pub(crate) fn enter(front: Front, arguments: Vec<OsString>, run: impl FnOnce(Con
 /// Shows the configuration. Names are resolved, for a name without an address could not be bound; nothing
 /// is bound, since a socket that listens takes real clients.
 fn check(config: &Config) -> Exit {
-    if write!(std::io::stdout(), "{}", show::Shown(config)).is_err() {
-        return Exit::Failure;
+    if let Err(error) = write!(io::stdout(), "{}", show::Shown(config)) {
+        return not_shown(&error);
     }
     for address in &config.listen {
         if let Err(error) = resolves(address) {
@@ -178,8 +178,11 @@ impl NotRun {
 
     fn tell(&self) -> Exit {
         match self {
-            NotRun::Flags(error) if error.print().is_err() => return Exit::Failure,
-            NotRun::Flags(_) => {}
+            NotRun::Flags(shown) => {
+                if let Err(error) = shown.print() {
+                    return not_shown(&error);
+                }
+            }
             NotRun::Value(_) => say(format_args!("{self}")),
         }
         // The master that this one was to replace is told why, too.
@@ -188,9 +191,17 @@ impl NotRun {
     }
 }
 
+/// What was asked for could not be written; whoever reads only the beginning of it does not want to know.
+fn not_shown(error: &io::Error) -> Exit {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        say(format_args!("error: cannot write to standard output: {error}\n"));
+    }
+    Exit::Failure
+}
+
 /// To stderr; whoever closed it does not want to know.
 fn say(words: std::fmt::Arguments<'_>) {
-    let _ = std::io::stderr().write_fmt(words);
+    let _ = io::stderr().write_fmt(words);
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         a_wrong_word_starts_and_changes_nothing,
         checking_the_configuration_does_not_listen,
         help_and_version_are_no_failure,
+        what_cannot_be_shown_is_told_and_a_failure,
         every_signal_that_stops_ends_with_0,
     ]
 }
@@ -145,6 +146,16 @@ fn help_and_version_are_no_failure() {
         let output = hatchery(&[flag]);
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).to_lowercase().contains("hatchery"));
+    }
+}
+
+fn what_cannot_be_shown_is_told_and_a_failure() {
+    for asked in ["--help", "--check-config"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("it is always full");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hatchery"));
+        let output = command.arg(asked).stdout(full).output().expect("the command runs");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("No space left"), "{}", text(&output.stderr));
     }
 }
 
