@@ -111,9 +111,9 @@ fn an_idle_worker_that_stands_still_is_left_alone() {
     let server = launch(&["--workers", "2", "--request-kill-after", "100ms"]).start();
     let idle = server.workers()[&0];
     freeze(idle);
-    // Another one's deadline passes meanwhile.
-    assert_eq!(server.client().get("/fault/sleep?ms=60000").expect("an answer").status, 504);
-    timed_out(&server, "soft");
+    // Another one's deadlines pass meanwhile, both of them.
+    assert_eq!(server.client().get("/fault/spin?ms=60000").expect("an answer").status, 504);
+    timed_out(&server, "hard");
     assert_eq!(server.workers_ever(0), [idle]);
     signal_process(idle, Signal::SIGCONT);
 }
