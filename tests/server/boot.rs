@@ -57,7 +57,8 @@ fn no_listener_is_left_when_a_later_address_fails() {
 }
 
 fn a_failing_preload_ends_the_boot_with_its_own_words() {
-    boot(&[("preload", "fail the index is torn")]).expect(3, &["the index is torn", "the server did not boot"]);
+    boot(&[("preload", "fail the index is torn")])
+        .expect(3, &["the server did not boot: the preload failed: the index is torn"]);
 }
 
 fn a_panicking_preload_ends_the_boot_with_its_own_words() {

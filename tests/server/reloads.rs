@@ -93,12 +93,13 @@ fn failing_reload(moment: &str, order: &str) -> String {
 }
 
 fn invariant_8_a_failing_preload_leaves_the_old_generation_serving() {
-    assert_eq!(failing_reload("preload", "fail the new index is torn"), "the new index is torn");
+    assert_eq!(failing_reload("preload", "fail the new index is torn"), "the preload failed: the new index is torn");
     assert!(failing_reload("preload", "panic at the new index").contains("at the new index"));
 }
 
 fn invariant_8_a_failing_start_leaves_the_old_generation_serving() {
-    assert_eq!(failing_reload("start", "fail no new licence"), "no new licence");
+    let why = failing_reload("start", "fail no new licence");
+    assert_eq!(why, "the start of the worker of slot 0 failed: no new licence");
 }
 
 fn invariant_8_a_start_that_dies_leaves_the_old_generation_serving() {
@@ -159,10 +160,17 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     let why = server.log.wait("the failure", |record| record.is(FAILED)).str("why");
     assert!(why.contains("os error"), "the kernel's own words are missing: {why}");
     assert_eq!(server.workers(), workers);
+    let mark = server.log.mark();
+    let script = directory.path().join("script");
+    fs::write(&script, "#!/bin/sh\nexec true\n").expect("a file");
+    copy(directory.path(), &script);
+    server.signal(Signal::SIGHUP);
+    let why = server.log.wait_after(mark, "the failure", |record| record.is(FAILED)).str("why");
+    assert!(why.contains("is a script"), "{why}");
     // A program that is no template of ours: it ends, or does nothing.
     copy(directory.path(), Path::new("/bin/true"));
     server.signal(Signal::SIGHUP);
-    server.log.wait_for_many(0, 2, "the failure", |record| record.is(FAILED));
+    server.log.wait_for_many(0, 3, "the failure", |record| record.is(FAILED));
     assert_eq!(server.workers(), workers);
     copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
     server.signal(Signal::SIGHUP);

@@ -166,7 +166,8 @@ impl Supervisor {
     fn start_failed(&mut self, id: WorkerId, worker: &Worker, report: Report) {
         let slot = worker.slot;
         let words = match &report {
-            Report::Refused { words } | Report::NoProcess { words } | Report::Shortage { words } => words.clone(),
+            Report::NoProcess { words } | Report::Shortage { words } => words.clone(),
+            Report::Refused { words } => format!("the start of the worker of slot {slot} failed: {words}"),
             Report::Exited { words: Some(words), .. } => words.clone(),
             Report::Exited { exit, words: None } => {
                 format!("the worker of slot {slot} {exit} before it was ready")

@@ -90,7 +90,7 @@ fn failing(moment: &str, order: &str) -> String {
 }
 
 fn a_configuration_that_the_service_refuses_is_told_alike_by_log_status_and_exit_code() {
-    assert_eq!(failing("preload", "fail there is no table `geo`"), "there is no table `geo`");
+    assert_eq!(failing("preload", "fail there is no table `geo`"), "the preload failed: there is no table `geo`");
 }
 
 fn a_preload_that_panics_is_told_alike_by_log_status_and_exit_code() {
@@ -98,7 +98,8 @@ fn a_preload_that_panics_is_told_alike_by_log_status_and_exit_code() {
 }
 
 fn a_worker_that_cannot_start_is_told_alike_by_log_status_and_exit_code() {
-    assert_eq!(failing("start", "fail no new licence"), "no new licence");
+    let why = failing("start", "fail no new licence");
+    assert_eq!(why, "the start of the worker of slot 0 failed: no new licence");
 }
 
 fn a_missing_binary_is_told_alike_by_log_status_and_exit_code() {
@@ -168,7 +169,8 @@ fn reloads_that_come_during_one_become_one_and_all_hear_its_outcome() {
     orders.give("start", "fail torn");
     orders.take_back("preload");
     for asked in later.into_iter().chain([first]) {
-        asked.end().expect(1, "the reload was rolled back, the old generation serves on: torn\n");
+        let why = "the start of the worker of slot 0 failed: torn";
+        asked.end().expect(1, &format!("the reload was rolled back, the old generation serves on: {why}\n"));
     }
     assert_eq!(server.log.count(|record| record.is("reloading")), 4, "{}", server.log.text());
     server.stop();
@@ -180,10 +182,13 @@ fn a_reload_by_signal_is_seen_in_the_status() {
     orders.give("preload", "fail torn");
     server.signal(Signal::SIGHUP);
     let failed = server.log.wait("the failure", |record| record.is(FAILED));
-    assert_eq!(failed.str("why"), "torn");
+    assert_eq!(failed.str("why"), "the preload failed: torn");
     let shown = End::of(place.control().command("status", &[]).output().expect("the command runs"));
     assert_eq!(shown.code, Some(0));
-    assert!(shown.out.contains("generation 2 was rolled back") && shown.out.contains(" ago: torn\n"), "{shown:?}");
+    assert!(
+        shown.out.contains("generation 2 was rolled back") && shown.out.contains(" ago: the preload failed: torn\n"),
+        "{shown:?}"
+    );
     orders.take_back("preload");
     server.signal(Signal::SIGHUP);
     server.log.wait("the reload", |record| record.is("reloaded"));

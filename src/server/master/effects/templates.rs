@@ -1,6 +1,9 @@
 //! Templates: started, instructed, closed, and seen to end.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
@@ -42,6 +45,11 @@ impl Effects {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let image = Image::open(&self.program)
                     .map_err(|error| format!("cannot open {}: {error}", self.program.display()))?;
+                if is_script(&self.program) {
+                    let words =
+                        "is a script, whose interpreter would look for it in vain: a template needs the program itself";
+                    return Err(format!("{} {words}", self.program.display()).into());
+                }
                 entry.insert(image)
             }
         };
@@ -69,7 +77,7 @@ impl Effects {
         let events = self.events.clone();
         template.on_sync(move |outcome| {
             if !outcome.as_ref().is_err_and(is_gone) {
-                let outcome = outcome.map_err(|error| words_of(&error));
+                let outcome = outcome.map_err(|error| format!("the preload failed: {}", words_of(&error)));
                 let _ = events.send(Event::Preloaded { template: id, outcome });
             }
         })?;
@@ -144,6 +152,12 @@ impl Effects {
         let words = end.map_or_else(|error| words_of(&error), |exit| format!("the template has ended: {exit}"));
         Some(supervisor::Event::TemplateDied { generation, words })
     }
+}
+
+/// Whether a file is run by an interpreter that it names (execve(2)); of one that cannot be read the kernel will tell.
+fn is_script(path: &Path) -> bool {
+    let mut beginning = [0; 2];
+    File::open(path).and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && beginning == *b"#!"
 }
 
 fn listened(listener: &Listener) -> Listened {

@@ -51,7 +51,10 @@ fn a_worker_that_refuses_at_first_boot_ends_the_server_with_its_words_once_all_a
     bench.exits(1, Exit::Clean);
     assert_eq!(bench.asked(), []);
     bench.exits(2, Exit::Code(1));
-    assert_eq!(bench.asked(), [close(1), boot_failed("the database said no")]);
+    assert_eq!(
+        bench.asked(),
+        [close(1), boot_failed("the start of the worker of slot 1 failed: the database said no")]
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_roll_that_fails_half_way_goes_back_to_the_old_generation_and_loses_no_seat(
     bench.take();
     bench.refuses(4, "no such table");
     let actions = bench.take();
-    assert_eq!(reload_failed(&actions), Some("no such table"));
+    assert_eq!(reload_failed(&actions), Some("the start of the worker of slot 1 failed: no such table"));
     assert_eq!(says_why(&actions, "no such table"), 1, "{actions:?}");
     assert!(actions.contains(&fork(5, 0, 1)));
     assert!(!actions.contains(&drain(3)), "it serves until its successor is ready");
@@ -243,8 +243,9 @@ fn who_asks_for_a_reload_that_fails_is_told_why_in_the_words_of_the_log() {
     bench.template_ready(2);
     bench.ready(3);
     bench.refuses(4, "no such table");
-    assert_eq!(bench.told(), [(7, Some(2), rolled_back("no such table"))]);
-    assert_eq!(bench.supervisor.reload_failure(), Some("no such table"));
+    let why = "the start of the worker of slot 1 failed: no such table";
+    assert_eq!(bench.told(), [(7, Some(2), rolled_back(why))]);
+    assert_eq!(bench.supervisor.reload_failure(), Some(why));
 }
 
 #[test]

@@ -213,7 +213,8 @@ fn on_demand_a_boot_waits_for_its_template_and_its_first_worker() {
     bench.take();
     bench.refuses(1, "no");
     bench.exits(1, Exit::Code(1));
-    assert_eq!(bench.asked(), [Action::CloseListeners, kill(1, KillReason::BootFailed), close(1), boot_failed("no")]);
+    let failed = boot_failed("the start of the worker of slot 0 failed: no");
+    assert_eq!(bench.asked(), [Action::CloseListeners, kill(1, KillReason::BootFailed), close(1), failed]);
 }
 
 #[test]
