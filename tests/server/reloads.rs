@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::fixtures::Orders;
 use crate::support::load::Load;
@@ -167,10 +169,15 @@ fn invariant_8_a_binary_that_is_no_program_leaves_the_old_generation_serving() {
     server.signal(Signal::SIGHUP);
     let why = server.log.wait_after(mark, "the failure", |record| record.is(FAILED)).str("why");
     assert!(why.contains("is a script"), "{why}");
+    let mark = server.log.mark();
+    fs::remove_file(&program).expect("it was there");
+    mkfifo(&program, Mode::S_IRWXU).expect("a pipe");
+    server.signal(Signal::SIGHUP);
+    server.log.wait_after(mark, "the failure", |record| record.is(FAILED));
     // A program that is no template of ours: it ends, or does nothing.
     copy(directory.path(), Path::new("/bin/true"));
     server.signal(Signal::SIGHUP);
-    server.log.wait_for_many(0, 3, "the failure", |record| record.is(FAILED));
+    server.log.wait_for_many(0, 4, "the failure", |record| record.is(FAILED));
     assert_eq!(server.workers(), workers);
     copy(directory.path(), Path::new(env!("CARGO_BIN_EXE_hatchery")));
     server.signal(Signal::SIGHUP);

@@ -1,8 +1,9 @@
 //! Templates: started, instructed, closed, and seen to end.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -157,7 +158,9 @@ impl Effects {
 /// Whether a file is run by an interpreter that it names (execve(2)); of one that cannot be read the kernel will tell.
 fn is_script(path: &Path) -> bool {
     let mut beginning = [0; 2];
-    File::open(path).and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && beginning == *b"#!"
+    // Not to wait for a pipe's other end.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    file.and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && beginning == *b"#!"
 }
 
 fn listened(listener: &Listener) -> Listened {
