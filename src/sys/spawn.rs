@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -50,10 +50,23 @@ impl Image {
         Ok(Image { file: descriptors::duplicate_above_redirected(OwnedFd::from(file))? })
     }
 
+    /// Whether an interpreter runs it, which it names itself (execve(2)); of what cannot be read the kernel will tell.
+    pub(crate) fn is_script(&self) -> bool {
+        let mut beginning = [0; 2];
+        // Not to wait for a pipe's other end.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.path());
+        file.and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && beginning == *b"#!"
+    }
+
+    /// A path to the open file, for this process and those that it starts.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+
     /// Starts the program with `control` as its control socket, in a process group of its own, with an
     /// empty signal mask, default signal actions and no standard input.
     pub(crate) fn spawn(&self, title: &OsStr, control: OwnedFd) -> io::Result<Pid> {
-        let file = text(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        let file = text(self.path())?;
         let mut actions = FileActions::new()?;
         actions.open_null(0, libc::O_RDONLY)?;
         spawn(&file, &[text(title)?], (MARKER, PROTOCOL), control, actions, Group::Own)

@@ -1,10 +1,6 @@
 //! Templates: started, instructed, closed, and seen to end.
 
-use std::fs::OpenOptions;
-use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
@@ -46,7 +42,7 @@ impl Effects {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let image = Image::open(&self.program)
                     .map_err(|error| format!("cannot open {}: {error}", self.program.display()))?;
-                if is_script(&self.program) {
+                if image.is_script() {
                     let words =
                         "is a script, whose interpreter would look for it in vain: a template needs the program itself";
                     return Err(format!("{} {words}", self.program.display()).into());
@@ -153,14 +149,6 @@ impl Effects {
         let words = end.map_or_else(|error| words_of(&error), |exit| format!("the template has ended: {exit}"));
         Some(supervisor::Event::TemplateDied { generation, words })
     }
-}
-
-/// Whether a file is run by an interpreter that it names (execve(2)); of one that cannot be read the kernel will tell.
-fn is_script(path: &Path) -> bool {
-    let mut beginning = [0; 2];
-    // Not to wait for a pipe's other end.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    file.and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && beginning == *b"#!"
 }
 
 fn listened(listener: &Listener) -> Listened {
