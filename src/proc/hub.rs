@@ -1,8 +1,8 @@
-//! One thread that watches all descriptors of the master: conversations with processes, deaths, workers; and another for
-//! calls to processes, whose callbacks are a program's own code: if one waits, only calls wait for it.
+//! One thread that watches the descriptors of the master: conversations with processes, deaths, workers; and another for
+//! calls to processes and what comes of them, which is told to a program's own code: if that waits, only calls wait for it.
 //!
-//! Each is started at first use, blocks all signals so that it takes none from the host program, and never
-//! waits for anything but its epoll instance. Sources are held weakly: what nobody needs is not watched.
+//! Each is started at first use, blocks all signals so that it takes none from the host program, and by itself
+//! waits for nothing but its epoll instance. Sources are held weakly: what nobody needs is not watched.
 
 use std::collections::HashMap;
 use std::io;
@@ -173,7 +173,10 @@ impl Lazy {
 impl Hub {
     /// The hub of this process's processes, signals and all else that the crate itself answers for.
     pub(crate) fn get() -> io::Result<&'static Hub> {
-        OF_PROCESSES.get()
+        let hub = OF_PROCESSES.get()?;
+        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+        left.into_iter().for_each(|pidfd| hub.reap_when_ended(pidfd));
+        Ok(hub)
     }
 
     /// The hub of calls to processes: nothing but such a call may depend on it.
@@ -239,10 +242,8 @@ impl Hub {
     }
 
     fn run(&'static self) {
-        // Everybody waits for it, and it works for microseconds.
+        // Everybody waits for it, and its own work takes microseconds.
         promptness::be_prompt();
-        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
-        left.into_iter().for_each(|pidfd| self.reap_when_ended(pidfd));
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let due = self.sources().due();

@@ -83,7 +83,7 @@ impl Running {
     /// Calls `callback` once with the process's pid when it is born. From then on neither [`pid`](Running::pid) nor
     /// [`socket`](Running::socket) of a process that was only forked, given arguments and run has to wait.
     ///
-    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    /// It is called on this crate's thread for processes, so it must not wait: let it send to a channel.
     pub fn on_birth(&self, callback: impl FnOnce(i32) + Send + 'static) {
         self.node.on_birth(Box::new(callback));
     }
@@ -92,14 +92,14 @@ impl Running {
     /// whoever has it now has not reaped it. What [`on_exit`](Running::on_exit) was given is called within a second
     /// of that.
     ///
-    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    /// It is called on this crate's thread for processes, so it must not wait: let it send to a channel.
     pub(crate) fn on_gone(&self, callback: impl FnOnce() + Send + 'static) {
         self.node.on_gone(Box::new(callback));
     }
 
     /// Calls `callback` once with the process's end, or with the reason why it was never born.
     ///
-    /// It is called on this crate's own thread, so it must not wait: while it does, nobody else is told anything. Let it
+    /// It is called on this crate's thread for processes, so it must not wait: while it does, nobody else is told anything. Let it
     /// send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
         self.node.on_exit(Box::new(callback));

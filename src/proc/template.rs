@@ -245,7 +245,7 @@ impl Template {
 
     /// Calls `callback` once every instruction so far was carried out, or one has failed, or the template has ended.
     ///
-    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    /// It is called on this crate's thread for processes, so it must not wait: let it send to a channel.
     ///
     /// # Errors
     /// The template has ended; then `callback` may be called or not.
@@ -284,7 +284,7 @@ impl Template {
 
     /// Calls `callback` once with the template's end, if that comes while the handle lives.
     ///
-    /// It is called on this crate's own thread, so it must not wait: let it send to a channel.
+    /// It is called on this crate's thread for processes, so it must not wait: let it send to a channel.
     pub fn on_exit(&self, callback: impl FnOnce(Result<Exit, Error>) + Send + 'static) {
         self.node.on_exit(Box::new(callback));
     }

@@ -19,9 +19,9 @@ use crate::proc::{self, Exit, Process, Running};
 /// A process that is called like a function.
 ///
 /// Threads may share it. The process carries out the calls in the order in which they were made; its replies and events
-/// are delivered in the order in which it made them, one at a time: on this crate's thread for calls, or on that of a caller who
-/// waits for a reply at that time. So a callback must not wait, least of all for a lock that somebody holds while he
-/// calls; [`call`](Client::call) and [`finish`](Client::finish) refuse to in one.
+/// are delivered in the order in which it made them, one at a time: on this crate's thread for calls, or on that of a
+/// caller who waits for a reply at that time. So a callback must not wait, least of all for a lock that somebody holds
+/// while he calls; [`call`](Client::call) and [`finish`](Client::finish) refuse to in one.
 ///
 /// Dropping it lets the process carry out what was submitted, and then leave; callbacks are still called.
 pub struct Client<Call, Reply, Event> {

@@ -266,8 +266,9 @@ impl Link {
             }
             Some(_) => Ok(()),
             None => {
-                state.on_error = Some(handler);
+                let before = state.on_error.replace(handler);
                 drop(state);
+                call_back(|| drop(before));
                 self.start()
             }
         }

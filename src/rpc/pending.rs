@@ -63,7 +63,7 @@ impl<Reply: Send + 'static> Slot<Reply> {
 }
 
 /// The reply to come of a [`call_async`](super::Client::call_async). It is bound to no runtime: the process's replies
-/// wake it from this crate's own thread.
+/// wake it from a thread of this crate.
 ///
 /// Dropping it cancels the call: it may never run, and its handler is told if it does.
 #[must_use = "a future that is dropped cancels its call"]

@@ -218,13 +218,13 @@ impl Offers {
     }
 
     /// Opens a conversation and passes its other end to the master.
-    fn add<Events>(
+    fn add<Opened>(
         &self,
         link: &MasterLink,
         name: &str,
         queued: u64,
-        open: impl FnOnce(OwnedFd, Loop) -> io::Result<(Box<dyn Attended>, Events)>,
-    ) -> Result<Events, OfferError> {
+        open: impl FnOnce(OwnedFd, Loop) -> io::Result<(Box<dyn Attended>, Opened)>,
+    ) -> Result<Opened, OfferError> {
         if self.ever.get() >= MOST {
             return Err(OfferError::TooMany);
         }

@@ -7,8 +7,8 @@
 //! what it is sent: then the connection is watched for room to write, until all is sent.
 //!
 //! A turn serves the connections that the worker has first, answers the master's calls if the service has offered any, and
-//! then accepts: one more, or a few as long as each is over at once. What a busy worker does not take stays in the queue for one that has less
-//! to do.
+//! then accepts: one more, or a few as long as each is over at once. What a busy worker does not take stays in the queue
+//! for one that has less to do.
 //!
 //! A connection that stays sends its listener to the end of the line: the kernel wakes the worker that has waited
 //! there longest, and the next connection goes to another.

@@ -277,7 +277,13 @@ fn waiting_callback() -> Outcome {
     })?;
     entered.recv_timeout(SOON)?;
     Template::spawn()?.fork()?.sync_timeout(SOON)?;
-    assert_eq!(scripted("script")?.call_timeout(&Act::Say(2), SOON)?, Said::Number(2));
+    let other = scripted("script")?;
+    assert_eq!(other.call_timeout(&Act::Say(2), SOON)?, Said::Number(2));
+    match other.call_timeout(&Act::Panic("as this test wants it".to_owned()), SOON) {
+        Err(Error::Lost { why: Lost::Died(_), .. }) => {}
+        end => panic!("{end:?}"),
+    }
+    assert!(scripted("script")?.finish()?.success());
     drop(release);
     assert!(client.finish()?.success());
     Ok(())

@@ -25,25 +25,32 @@ impl Link {
         let lost_none = calls.is_empty();
         state.end = Some(why.clone());
         state.outbox.clear();
-        let on_error = state.on_error.take().filter(|_| !(lost_none && state.finished_well()));
+        let on_error = state.on_error.take();
+        let is_error = !(lost_none && state.finished_well());
         let on_end = state.on_end.take();
         state.on_ready = None;
         let keep = state.keep.take();
         let gone = state.exit.is_some();
         self.update_watch(&mut state);
-        // What is overdue has ended before.
-        drop(self.begin_delivery(state));
+        drop(state);
+        // Before anything is waited for: a callback may be what holds up the telling.
         seqpacket::shut(self.socket.as_fd());
         if !gone && self.stake == Stake::Whole {
             self.kill();
         }
+        // What is overdue has ended before.
+        drop(self.begin_delivery(self.state()));
         delivering(|| {
             for Ended { token, may_have_run } in calls {
                 // An outcome that is no reply has nothing to decode.
                 let _ = token(Outcome::Failed(Error::Lost { may_have_run, why: why.clone() }));
             }
             if let Some(on_error) = on_error {
-                call_back(|| on_error(why.clone()));
+                call_back(|| {
+                    if is_error {
+                        on_error(why.clone())
+                    }
+                });
             }
             if let Some(on_end) = on_end {
                 on_end(why);
@@ -76,7 +83,11 @@ impl Link {
         let mut state = self.state();
         state.exit = Some(exit);
         if state.eof.is_some() {
-            return self.remind(&state, Instant::now());
+            self.remind(&state, Instant::now());
+            // Those who wait need not wait for the hub.
+            let parked = std::mem::take(&mut state.parked);
+            drop(state);
+            return wake_all(parked);
         }
         state.hub_rests = false;
         self.update_watch(&mut state);

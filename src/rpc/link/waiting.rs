@@ -56,7 +56,13 @@ impl Link {
     ) -> Option<T> {
         loop {
             let mut state = self.state();
-            if state.receiving || state.eof.is_some() || state.end.is_some() {
+            if state.end.is_none()
+                && state.eof.is_some()
+                && let Some(why) = state.lost_by_exit()
+            {
+                drop(state);
+                self.end(why);
+            } else if state.receiving || state.eof.is_some() || state.end.is_some() {
                 state.parked.push(thread_waker());
                 drop(state);
                 // It may have come just before.

@@ -41,7 +41,8 @@ pub(crate) enum Seen {
     Call,
     /// Nothing to do until the loop is told.
     Nothing,
-    /// Nothing to do, but the kernel lacks something for the moment: to be looked at again in [`ASK_AGAIN`](crate::sys::seqpacket::ASK_AGAIN).
+    /// Nothing to do, but the kernel lacks something for the moment: to be looked at again in
+    /// [`ASK_AGAIN`](crate::sys::seqpacket::ASK_AGAIN).
     Want,
     /// The conversation is over, because the master has ended it or for this reason.
     Over(Option<BoxError>),
